@@ -1,0 +1,1 @@
+"""tensorring_torch."""

@@ -1,0 +1,159 @@
+"""Layer 0: what the library needs to know of an array, whatever library made it.
+
+The only file that imports array_api_compat. Everything above asks the array for its namespace and stays
+inside the array API standard; what the standard lacks is offered here, and nothing else tests for a namespace.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import array_api_compat
+import numpy as np
+import scipy.linalg
+
+Array: TypeAlias = Any
+Namespace: TypeAlias = Any
+
+FLOATS = ("float32", "float64", "complex64", "complex128")
+# Computed in float32 and returned in float32: they have neither LAPACK routines nor digits to spare.
+HALF_FLOATS = ("float16", "bfloat16")
+
+
+def namespace(*arrays: Array) -> Namespace:
+    """The array API namespace of the arrays: NumPy's, CuPy's or another's."""
+    return array_api_compat.array_namespace(*arrays)
+
+
+def is_array(x: object) -> bool:
+    """True for an array of a library that follows the array API standard."""
+    return bool(array_api_compat.is_array_api_obj(x))
+
+
+def device_of(x: Array) -> Any:
+    """The device that holds the array."""
+    return array_api_compat.device(x)
+
+
+def dtype_name(dtype: Any) -> str:
+    """`"float32"`, `"complex128"`, …: the name of a dtype of any library."""
+    name = getattr(dtype, "name", None) or str(dtype)
+    return str(name).rsplit(".", maxsplit=1)[-1]
+
+
+def compute_dtype_name(dtype: Any) -> str:
+    """The dtype that an input is computed and returned in, by name; TypeError where there is none."""
+    name = dtype_name(dtype)
+    if name in FLOATS:
+        return name
+    if name in HALF_FLOATS:
+        return "float32"
+    if name == "bool" or name.startswith(("int", "uint")):
+        return "float64"
+    raise TypeError(
+        f"got an array of dtype {name}; tensors hold {', '.join(FLOATS)} (integers and bool become float64, "
+        "float16 and bfloat16 become float32): convert it first, with x.astype"
+    )
+
+
+def as_dtype(x: Array, name: str) -> Array:
+    """The array in the dtype of that name; itself where it has it already."""
+    if dtype_name(x.dtype) == name:
+        return x
+    xp = namespace(x)
+    return xp.astype(x, getattr(xp, name))
+
+
+def eps(name: str) -> float:
+    """The machine epsilon of a dtype, by name."""
+    return float(np.finfo(name).eps)
+
+
+def is_complex(x: Array) -> bool:
+    """True for complex arrays."""
+    return dtype_name(x.dtype).startswith("complex")
+
+
+def conj(x: Array) -> Array:
+    """The complex conjugate; real arrays come back as they are, uncopied."""
+    return namespace(x).conj(x) if is_complex(x) else x
+
+
+def adjoint(a: Array) -> Array:
+    """aᴴ of a matrix: a view where a is real."""
+    return conj(a).T
+
+
+def to_host(x: Array) -> np.ndarray[Any, Any]:
+    """The array as a NumPy array; a view where it is one already."""
+    if isinstance(x, np.ndarray):
+        return x
+    xp = namespace(x)
+    if array_api_compat.is_array_api_strict_namespace(xp):
+        return np.asarray(x.to_device(xp.Device("CPU_DEVICE")))
+    return np.asarray(array_api_compat.to_device(x, "cpu"))
+
+
+def to_device(x: np.ndarray[Any, Any], *, like: Array) -> Array:
+    """A NumPy array brought to the namespace and the device of `like`, its dtype kept."""
+    if isinstance(like, np.ndarray):
+        return x
+    xp = namespace(like)
+    return xp.asarray(x, dtype=getattr(xp, dtype_name(x.dtype)), device=device_of(like))
+
+
+def copy(x: Array) -> Array:
+    """A new array with the same entries, in C order where the library knows of orders."""
+    if isinstance(x, np.ndarray):
+        return np.array(x, order="C", copy=True, subok=False)
+    return namespace(x).asarray(x, copy=True)
+
+
+def contiguous(x: Array) -> Array:
+    """The array in C order: itself where it is so already, else one copy.
+
+    Reshapes of the result are free of copies, which the sweeps above count on.
+    """
+    if isinstance(x, np.ndarray):
+        return np.ascontiguousarray(x)
+    flags = getattr(x, "flags", None)
+    return x if getattr(flags, "c_contiguous", True) else copy(x)
+
+
+def is_host(x: Array) -> bool:
+    """True for NumPy arrays: work in place and per block pays there, and calls are cheap."""
+    return isinstance(x, np.ndarray)
+
+
+def block_length(x: Array, row_entries: int, *, megabytes: float = 4.0) -> int:
+    """How many rows of `row_entries` entries make a block: a few megabytes on the host, 64 times that elsewhere."""
+    itemsize = np.dtype(dtype_name(x.dtype)).itemsize
+    budget = megabytes * 2**20 * (1 if is_host(x) else 64)
+    return max(1, math.floor(budget / (itemsize * max(1, row_entries))))
+
+
+def triangle(a: Array) -> Array:
+    """R of the QR decomposition of a tall matrix, Q never formed: (m, n) -> (min(m, n), n)."""
+    if is_host(a):
+        return np.linalg.qr(a, mode="r")
+    return namespace(a).linalg.qr(a, mode="reduced").R
+
+
+def svd(a: Array) -> tuple[Array, Array, Array]:
+    """U, s, Vᴴ with a = U·diag(s)·Vᴴ: LAPACK's divide and conquer, and QR iteration where that fails.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If neither converges, which a finite matrix has not been seen to cause.
+    """
+    xp = namespace(a)
+    if not is_host(a):
+        u, s, vh = xp.linalg.svd(a, full_matrices=False)
+        return u, s, vh
+    try:
+        u, s, vh = np.linalg.svd(a, full_matrices=False)
+    except np.linalg.LinAlgError:
+        u, s, vh = scipy.linalg.svd(a, full_matrices=False, lapack_driver="gesvd", check_finite=False)
+    return u, s, vh

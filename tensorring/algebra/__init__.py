@@ -1,0 +1,6 @@
+"""Layer 4: what can be computed in the format, without the dense tensor."""
+
+from tensorring.algebra.error import relative_error
+from tensorring.algebra.inner import inner, norm
+
+__all__ = ["inner", "norm", "relative_error"]

@@ -1,0 +1,1 @@
+"""Layer 2: contractions, as reshapes and matrix products."""

@@ -1,0 +1,92 @@
+"""The tensor ring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from tensorring._array import Array
+from tensorring.contract.chain import ring_to_dense
+from tensorring.tensors.cores import check_cores
+from tensorring.tensors.low_rank import LowRankTensor, checked_arrays
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TRTensor(LowRankTensor):
+    """x[i_1 … i_d] = trace(G_1(i_1) ⋯ G_d(i_d)): a tensor ring (Zhao et al. 2016, arXiv 1606.05535).
+
+    Parameters
+    ----------
+    cores
+        d arrays (r_k, n_k, r_{k+1}) of one library; the last core closes onto the first. `ranks[k]` is the left
+        rank of core k: d entries.
+
+    Raises
+    ------
+    ValueError
+        If a core has not three axes, or neighbours disagree on a bond.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tensorring as tg
+    >>> t = tg.TRTensor([np.ones((3, 4, 2)), np.ones((2, 5, 3))])
+    >>> t
+    TRTensor(shape=(4, 5), ranks=(3, 2), parameters=54, dtype=float64)
+    >>> float(t.to_dense()[0, 0])
+    6.0
+    """
+
+    format: ClassVar[str] = "tr"
+    cores: tuple[Array, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cores", checked_arrays(self.cores, "cores"))
+        check_cores(self.cores)
+        first, last = self.cores[0].shape[0], self.cores[-1].shape[2]
+        if first != last:
+            raise ValueError(
+                f"cores[0] has left rank {first} but the last core has right rank {last}; a ring closes: "
+                "make them equal"
+            )
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """The cores."""
+        return self.cores
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the dense tensor."""
+        return tuple(core.shape[1] for core in self.cores)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The d bonds: `ranks[k]` is the left rank of core k."""
+        return tuple(core.shape[0] for core in self.cores)
+
+    def rotate(self, k: int) -> TRTensor:
+        """The ring whose mode 0 is this one's mode k: cores in another order, not a number computed.
+
+        Examples
+        --------
+        >>> import tensorring as tg
+        >>> t = tg.random.tr((4, 5, 6), ranks=2, rng=0)
+        >>> t.rotate(1).shape
+        (5, 6, 4)
+        """
+        k %= self.ndim
+        return TRTensor(self.cores[k:] + self.cores[:k])
+
+    def to_dense(self) -> Array:
+        """The dense tensor, by two half chains and one matrix product over the two bonds between them."""
+        return ring_to_dense(self.cores)
+
+    def with_arrays(self, arrays: Sequence[Array]) -> Self:
+        """A ring of other cores."""
+        return type(self)(tuple(arrays))
+
+    def rows(self, start: int, stop: int) -> Self:
+        """The ring of x[start:stop]."""
+        return self.with_arrays([self.cores[0][:, start:stop, :], *self.cores[1:]])
