@@ -18,9 +18,7 @@ from tensorring.tensors import CPTensor, TRTensor, TTTensor, TuckerTensor
 Seed = Any  # what numpy.random.default_rng takes: None, an int, a Generator, … (SPEC 7)
 
 
-def cp(
-    shape: Sequence[int], *, rank: int, dtype: Any = "float64", rng: Seed = None, like: Array = None
-) -> CPTensor:
+def cp(shape: Sequence[int], *, rank: int, dtype: Any = "float64", rng: Seed = None, like: Array = None) -> CPTensor:
     """A CP tensor of Gaussian factors and equal weights.
 
     Examples
@@ -54,9 +52,7 @@ def tucker(
     ranks = _ranks(ranks, len(shape))
     draw = _draws(dtype, rng, like)
     core = draw(tuple(ranks), 1.0)
-    return TuckerTensor(
-        core, tuple(draw((n, r), 1 / math.sqrt(r)) for n, r in zip(shape, ranks, strict=True))
-    )
+    return TuckerTensor(core, tuple(draw((n, r), 1 / math.sqrt(r)) for n, r in zip(shape, ranks, strict=True)))
 
 
 def tt(
@@ -99,9 +95,7 @@ def tr(
     return TRTensor(tuple(_cores(shape, [*bonds, bonds[0]], _draws(dtype, rng, like))))
 
 
-def _cores(
-    shape: Sequence[int], bonds: list[int], draw: Callable[[tuple[int, ...], float], Array]
-) -> list[Array]:
+def _cores(shape: Sequence[int], bonds: list[int], draw: Callable[[tuple[int, ...], float], Array]) -> list[Array]:
     """Each bond is summed over once: the core on its right carries 1/√r."""
     return [draw((bonds[k], n, bonds[k + 1]), 1 / math.sqrt(bonds[k])) for k, n in enumerate(shape)]
 
@@ -109,9 +103,7 @@ def _cores(
 def _ranks(ranks: int | Sequence[int], count: int) -> list[int]:
     result = [ranks] * count if isinstance(ranks, int) else list(ranks)
     if len(result) != count or min(result, default=1) < 1:
-        raise ValueError(
-            f"got ranks={ranks!r}; {count} ranks of at least 1 are needed here, or one int for all"
-        )
+        raise ValueError(f"got ranks={ranks!r}; {count} ranks of at least 1 are needed here, or one int for all")
     return result
 
 

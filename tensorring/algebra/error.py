@@ -52,14 +52,10 @@ def relative_error(x: Any, a: LowRankTensor) -> float:
     True
     """
     if not isinstance(a, LowRankTensor):
-        raise TypeError(
-            f"got {type(a).__name__} for the approximation; it is a low-rank tensor such as TTTensor"
-        )
+        raise TypeError(f"got {type(a).__name__} for the approximation; it is a low-rank tensor such as TTTensor")
     shape = tuple(x.shape)
     if shape != a.shape:
-        raise ValueError(
-            f"got x of shape {shape} and an approximation of shape {a.shape}; the two must agree"
-        )
+        raise ValueError(f"got x of shape {shape} and an approximation of shape {a.shape}; the two must agree")
     if is_array(x):
         x = as_dtype(x, compute_dtype_name(x.dtype))
     step = block_length(a.arrays[0], math.prod(shape[1:]))

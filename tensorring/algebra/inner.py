@@ -117,9 +117,7 @@ def _inner(a: LowRankTensor, b: LowRankTensor) -> tuple[Any, int]:
     """The inner product as (mantissa, exponent of two)."""
     for t in (a, b):
         if not isinstance(t, LowRankTensor):
-            raise TypeError(
-                f"got {type(t).__name__}; inner products are of low-rank tensors such as TTTensor"
-            )
+            raise TypeError(f"got {type(t).__name__}; inner products are of low-rank tensors such as TTTensor")
     if a.format != b.format or (isinstance(a, CutTensor) and isinstance(b, CutTensor) and a.modes != b.modes):
         raise TypeError(f"got {a!r} and {b!r}; the two must have one format: use to_dense() on both")
     if a.shape != b.shape:

@@ -75,9 +75,7 @@ def gram_is_safe(max_error: float, norm: float) -> bool:
     return max_error >= 30 * math.sqrt(_DOUBLE_EPS) * norm
 
 
-def short_side(
-    a: Array, *, max_error: float, norm: float, max_rank: int | None = None, route: Route = "auto"
-) -> Basis:
+def short_side(a: Array, *, max_error: float, norm: float, max_rank: int | None = None, route: Route = "auto") -> Basis:
     """Orthonormal P with a ≈ P·(Pᴴ·a) where a is wide, or a ≈ (a·P̄)·Pᵀ where it is tall.
 
     Parameters

@@ -73,7 +73,7 @@ def _peak(flat: Array) -> float:
     return _largest(to_host(xp.stack(extremes)))
 
 
-def _largest(values: list[float] | np.ndarray) -> float:  # type: ignore[type-arg]
+def _largest(values: list[float] | np.ndarray) -> float:
     return float(np.max(np.asarray(values, dtype=np.float64)))
 
 

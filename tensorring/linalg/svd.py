@@ -82,9 +82,7 @@ def _check(a: Array, max_rank: int | None, route: str) -> None:
     if max_rank is not None and max_rank < 1:
         raise ValueError(f"got max_rank={max_rank}; a rank is at least 1: leave it out for no cap")
     if route == "randomized" and max_rank is None:
-        raise ValueError(
-            "got route='randomized' without max_rank; the range finder needs a cap: give max_rank"
-        )
+        raise ValueError("got route='randomized' without max_rank; the range finder needs a cap: give max_rank")
 
 
 def _assemble(a: Array, basis: Basis, rank: int) -> TruncatedSVD:

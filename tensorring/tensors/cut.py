@@ -52,9 +52,7 @@ class CutTensor(LowRankTensor):
         namespace(self.left, self.right)
         for name, array in (("left", self.left), ("right", self.right)):
             if array.ndim < 2 or 0 in array.shape:
-                raise ValueError(
-                    f"{name} has shape {tuple(array.shape)}; it needs a bond and a mode, none empty"
-                )
+                raise ValueError(f"{name} has shape {tuple(array.shape)}; it needs a bond and a mode, none empty")
         order = self.left.ndim + self.right.ndim - 2
         if self.left.ndim - 1 != len(self.modes) or not _is_ascending(self.modes, order):
             raise ValueError(
@@ -76,9 +74,7 @@ class CutTensor(LowRankTensor):
         """The shape of the dense tensor."""
         sizes = dict(zip(self.modes, self.left.shape[:-1], strict=True))
         others = iter(self.right.shape[1:])
-        return tuple(
-            sizes[k] if k in sizes else next(others) for k in range(len(sizes) + self.right.ndim - 1)
-        )
+        return tuple(sizes[k] if k in sizes else next(others) for k in range(len(sizes) + self.right.ndim - 1))
 
     @property
     def ranks(self) -> tuple[int, ...]:

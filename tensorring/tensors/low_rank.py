@@ -99,9 +99,7 @@ def checked_arrays(arrays: Any, name: str) -> tuple[Array, ...]:
         If there are none, or one is no array of numbers.
     """
     if is_array(arrays):
-        raise TypeError(
-            f"got {name} as one array; {name} is a sequence of arrays, one for each mode: put it in a list"
-        )
+        raise TypeError(f"got {name} as one array; {name} is a sequence of arrays, one for each mode: put it in a list")
     parts = tuple(checked_array(array, f"{name}[{k}]") for k, array in enumerate(arrays))
     if not parts:
         raise ValueError(f"got no {name}; a tensor has at least one mode")
@@ -121,6 +119,4 @@ def checked_array(array: Any, name: str) -> Array:
 def check_ndim(array: Array, ndim: int, name: str, meaning: str) -> None:
     """ValueError unless the array has `ndim` axes, none of them empty."""
     if array.ndim != ndim or 0 in array.shape:
-        raise ValueError(
-            f"{name} has shape {tuple(array.shape)}; it needs {ndim} axes, {meaning}, none of length 0"
-        )
+        raise ValueError(f"{name} has shape {tuple(array.shape)}; it needs {ndim} axes, {meaning}, none of length 0")
