@@ -2,6 +2,8 @@
 
 from tensorring import random
 from tensorring.algebra import inner, norm, relative_error
+from tensorring.io import load, save
+from tensorring.decompose import cut_svd, tr_reduced_storage, tr_svd, tt_svd, tucker_hosvd
 from tensorring.tensors import (
     Candidate,
     CPTensor,
@@ -19,6 +21,10 @@ __all__ = [
     "CPTensor", "CutTensor", "LowRankTensor", "TRTensor", "TTTensor", "TuckerTensor", "random",
     # results
     "Candidate", "Decomposition", "Stop",
+    # direct decompositions
+    "cut_svd", "tr_reduced_storage", "tr_svd", "tt_svd", "tucker_hosvd",
     # with what you have
     "inner", "norm", "relative_error",
+    # files
+    "load", "save",
 ]  # fmt: skip

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from tensorring._array import Array, namespace
 
 
-def rotated(x: Array, shift: int) -> Array:
-    """The tensor with its modes shifted cyclically, so that mode `shift` comes first."""
-    if shift == 0:
-        return x
-    order = tuple((shift + k) % x.ndim for k in range(x.ndim))
-    return namespace(x).permute_dims(x, order)
+def around(x: Array, mode: int) -> Array:
+    """The tensor as (before, n, after) around a mode: a view of an array in C order."""
+    before, after = math.prod(x.shape[:mode]), math.prod(x.shape[mode + 1 :])
+    return namespace(x).reshape(x, (before, x.shape[mode], after))
 
 
 def mode_product(x: Array, matrix: Array, mode: int) -> Array:

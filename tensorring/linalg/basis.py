@@ -1,10 +1,12 @@
-"""Singular vectors of the short side of a matrix, by three routes behind one signature.
+"""Singular vectors of one mode, by three routes behind one signature.
 
-Nothing here forms the long side's singular vectors, or more than a few megabytes beyond the result, except for
-the randomized route, which keeps a sketch of the long side.
+A mode is the middle axis of an array (before, n, after), so that the unfolding of any mode of any tensor, in C order,
+is handled where it lies: (1, m, n) is a wide matrix, (m, n, 1) a tall one taken by its columns. Nothing here forms the
+singular vectors of the long side, or more than a few megabytes beyond the result, except for the randomized route,
+which keeps a sketch of the long side.
 
-- exact: R of the transposed matrix by blocked TSQR, then the SVD of R. All digits.
-- gram: eigenvalues of A·Aᴴ, in double precision whatever the dtype. The fastest, and half the digits: allowed only
+- exact: R of the transposed unfolding by blocked TSQR, then the SVD of R. All digits.
+- gram: eigenvalues of M·Mᴴ, in double precision whatever the dtype. The fastest, and half the digits: allowed only
   for errors above 30·√eps of a double, which in single precision is all of them.
 - randomized: a range finder for caps far below the dimension (Halko, Martinsson & Tropp 2011, SIAM Review 53(2),
   doi 10.1137/090771806, algorithm 4.4), its error measured exactly afterwards.
@@ -13,6 +15,7 @@ the randomized route, which keeps a sketch of the long side.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -45,7 +48,7 @@ _RANDOMIZED_SIDE, _RANDOMIZED_SHARE = 512, 10
 
 
 class Basis(NamedTuple):
-    """Orthonormal `vectors` (short side × k) and `values` (k, descending) of a matrix.
+    """Orthonormal `vectors` (n, k) of a mode and its singular `values` (k, descending, on the host).
 
     `missed` is the norm outside the span of the vectors (0 for a complete basis); `slack` says how far a squared
     tail may be off (0 where the values carry all digits).
@@ -65,113 +68,124 @@ class Basis(NamedTuple):
         allowed = math.sqrt(max(0.0, max_error**2 - self.missed**2 - self.slack))
         return rank_for(self.values, max_error=allowed, max_rank=max_rank)
 
-    def is_sharp(self, rank: int, dtype: str) -> bool:
-        """True where `error(rank)` is right to 10·eps of the dtype; else measure the residual."""
-        return self.slack <= 20 * eps(dtype) * self.error(rank) * float(self.values[0])
+
+def is_blurred(error: float, norm: float, dtype: str, cuts: int = 1) -> bool:
+    """True where errors told by Gram eigenvalues may be off by more than 10·eps of the dtype: measure the residual."""
+    return cuts * _GRAM_SLACK * _DOUBLE_EPS * norm > 20 * eps(dtype) * error
 
 
-def gram_is_safe(max_error: float, norm: float) -> bool:
-    """True where an absolute error is far enough above the digits that squaring loses."""
-    return max_error >= 30 * math.sqrt(_DOUBLE_EPS) * norm
-
-
-def short_side(a: Array, *, max_error: float, norm: float, max_rank: int | None = None, route: Route = "auto") -> Basis:
-    """Orthonormal P with a ≈ P·(Pᴴ·a) where a is wide, or a ≈ (a·P̄)·Pᵀ where it is tall.
+def mode_basis(
+    x: Array,
+    *,
+    max_error: float,
+    norm: float,
+    max_rank: int | None = None,
+    route: Route = "auto",
+    vectors: bool = True,
+) -> Basis:
+    """Orthonormal P with x ≈ P·(Pᴴ·x) along the middle axis of x, and the error of every rank.
 
     Parameters
     ----------
-    a
-        A matrix (m, n), in a dtype that is computed in.
+    x
+        Array (before, n, after), in C order and in a dtype that is computed in.
     max_error
         The smallest absolute error that the caller will ask for; it decides whether squaring is allowed.
     norm
-        The norm against which rounding counts: of `a`, or of the tensor that `a` is a part of.
+        The norm against which rounding counts: of `x`, or of the tensor that `x` is a part of.
     max_rank
-        A cap, where there is one: far below the side, only so many vectors (and some more) are computed.
+        A cap, where there is one: far below n, only so many vectors (and some more) are computed.
     route
         Forces one of the three routes.
+    vectors
+        False asks for the values alone, at a third of the work; `vectors` is None then.
     """
-    wide = a if a.shape[0] <= a.shape[1] else a.T
     if route == "auto":
-        route = _route(wide, max_error, norm, max_rank)
+        route = _route(x, max_error, norm, max_rank)
     if route == "gram":
-        return _by_gram(wide, norm)
+        return _by_gram(x, _GRAM_SLACK * _DOUBLE_EPS * norm**2, vectors)
     if route == "randomized":
-        return _by_sketch(wide, max_rank or wide.shape[0])
-    return _by_triangle(wide)
+        return _by_sketch(_unfolded(x), max_rank or x.shape[1])
+    left, values, _ = svd(_triangle_of(x))
+    return Basis(left, to_host(values).astype(np.float64))
 
 
-def short_side_values(a: Array, *, max_error: float, norm: float) -> Basis:
-    """The singular values of a matrix alone, as a basis without vectors: a third of the work."""
-    wide = a if a.shape[0] <= a.shape[1] else a.T
-    if gram_is_safe(max_error, norm):
-        squares = np.linalg.eigvalsh(to_host(_gram(wide)))[::-1]
-        return Basis(None, np.sqrt(np.maximum(squares, 0.0)), slack=_slack(norm))
-    return _by_triangle(wide)._replace(vectors=None)
-
-
-def _route(wide: Array, max_error: float, norm: float, max_rank: int | None) -> Route:
-    side = wide.shape[0]
-    if max_rank is not None and side >= _RANDOMIZED_SIDE and max_rank <= side // _RANDOMIZED_SHARE:
+def _route(x: Array, max_error: float, norm: float, max_rank: int | None) -> Route:
+    before, n, after = x.shape
+    if max_rank is not None and n >= _RANDOMIZED_SIDE and max_rank <= min(n, before * after) // _RANDOMIZED_SHARE:
         return "randomized"
-    return "gram" if gram_is_safe(max_error, norm) else "exact"
+    # A tall unfolding has a small SVD but a large Gram matrix.
+    safe = max_error >= 30 * math.sqrt(_DOUBLE_EPS) * norm
+    return "gram" if safe and n <= before * after else "exact"
 
 
-def _slack(norm: float) -> float:
-    return _GRAM_SLACK * _DOUBLE_EPS * norm**2
+def _column_blocks(x: Array, columns: int) -> Iterator[Array]:
+    """The unfolding of the middle axis in blocks (n, about `columns`): views, or copies of one block."""
+    before, n, after = x.shape
+    if before == 1:
+        for start in range(0, after, columns):
+            yield x[0, :, start : start + columns]
+        return
+    step = max(1, columns // after)
+    for start in range(0, before, step):
+        yield _unfolded(x[start : start + step, :, :])
 
 
-def _double(a: Array) -> str:
-    return "complex128" if is_complex(a) else "float64"
+def _unfolded(x: Array) -> Array:
+    """The unfolding (n, before·after): a view where one of the two is 1."""
+    before, n, after = x.shape
+    if before == 1:
+        return x[0, :, :]
+    if after == 1:
+        return x[:, :, 0].T
+    xp = namespace(x)
+    return xp.reshape(xp.permute_dims(x, (1, 0, 2)), (n, before * after))
 
 
-def _gram(wide: Array) -> Array:
-    """A·Aᴴ by column blocks, in double precision: single-precision data then keep all their digits."""
-    columns = block_length(wide, wide.shape[0])
+def _by_gram(x: Array, slack: float, vectors: bool) -> Basis:
+    gram = _gram(x)
+    if not vectors:
+        squares = np.linalg.eigvalsh(to_host(gram))
+        return Basis(None, np.sqrt(np.maximum(squares[::-1], 0.0)), slack=slack)
+    xp = namespace(x)
+    squares, columns = xp.linalg.eigh(gram)
+    values = np.sqrt(np.maximum(to_host(squares)[::-1], 0.0))
+    return Basis(as_dtype(xp.flip(columns, axis=1), dtype_name(x.dtype)), values, slack=slack)
+
+
+def _gram(x: Array) -> Array:
+    """M·Mᴴ of the unfolding by blocks, in double precision: single-precision data then keep all their digits."""
+    double = "complex128" if is_complex(x) else "float64"
     total = None
-    for start in range(0, wide.shape[1], columns):
-        block = as_dtype(wide[:, start : start + columns], _double(wide))
-        part = block @ adjoint(block)
+    for block in _column_blocks(x, block_length(x, x.shape[1])):
+        part = as_dtype(block, double)
+        part = part @ adjoint(part)
         total = part if total is None else total + part
     return total
 
 
-def _by_gram(wide: Array, norm: float) -> Basis:
-    xp = namespace(wide)
-    squares, vectors = xp.linalg.eigh(_gram(wide))
-    values = np.sqrt(np.maximum(to_host(squares)[::-1], 0.0))
-    vectors = as_dtype(xp.flip(vectors, axis=1), dtype_name(wide.dtype))
-    return Basis(vectors, values, slack=_slack(norm))
-
-
-def _triangle_of(wide: Array) -> Array:
-    """Rᵀ with wide = Rᵀ·Qᵀ, by TSQR over column blocks of the wide matrix; itself where it is nearly square."""
-    side, length = wide.shape
-    if length <= 2 * side:
-        return wide
-    columns = max(4 * side, block_length(wide, side))
+def _triangle_of(x: Array) -> Array:
+    """Rᵀ with M = Rᵀ·Qᵀ, by TSQR over blocks of the unfolding M; M itself where it is nearly square or tall."""
+    before, n, after = x.shape
+    if before * after <= 2 * n:
+        return _unfolded(x)
     r = None
-    for start in range(0, length, columns):
-        block = wide[:, start : start + columns].T
-        r = triangle(block if r is None else namespace(wide).concat([r, block], axis=0))
+    for block in _column_blocks(x, max(4 * n, block_length(x, n))):
+        r = triangle(block.T if r is None else namespace(x).concat([r, block.T], axis=0))
     return r.T  # type: ignore[union-attr]
-
-
-def _by_triangle(wide: Array) -> Basis:
-    vectors, values, _ = svd(_triangle_of(wide))
-    return Basis(vectors, to_host(values).astype(np.float64))
 
 
 def _by_sketch(wide: Array, max_rank: int) -> Basis:
     xp = namespace(wide)
     dtype = dtype_name(wide.dtype)
-    count = min(wide.shape[0], max_rank + _OVERSAMPLING)
+    count = min(*wide.shape, max_rank + _OVERSAMPLING)
     # A fixed seed: the same matrix gives the same result twice.
     draws = np.random.default_rng(0).standard_normal((wide.shape[1], count), dtype=np.float32)
     q = xp.linalg.qr(wide @ as_dtype(to_device(draws, like=wide), dtype), mode="reduced").Q
     for _ in range(_POWER_STEPS):
         long = xp.linalg.qr(adjoint(wide) @ q, mode="reduced").Q
         q = xp.linalg.qr(wide @ long, mode="reduced").Q
-    small = project(wide, q)
-    inner = _by_triangle(small)
-    return Basis(q @ inner.vectors, inner.values, missed=residual_norm(wide, q, small))
+    x = xp.reshape(wide, (1, *wide.shape))
+    small = project(x, q)
+    left, values, _ = svd(_triangle_of(small))
+    return Basis(q @ left, to_host(values).astype(np.float64), missed=residual_norm(x, q, small))

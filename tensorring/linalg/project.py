@@ -1,60 +1,61 @@
-"""Projections of a matrix onto a basis of one of its sides, in place where the matrix is the caller's to lose."""
+"""Projections along the middle axis of (before, n, after), in place where the array is the caller's to lose."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
 from tensorring._array import Array, adjoint, block_length, conj, is_complex, is_host, namespace, to_host
 
-# Below this share of the matrix a new array is cheaper than working in place, and lets the old one go.
+# Below this share of the array a new one is cheaper than working in place, and lets the old one go.
 _IN_PLACE_SHARE = 0.25
 
 
-def project(a: Array, basis: Array, *, overwrite: bool = False) -> Array:
-    """Pᴴ·a: (m, n), (m, r) -> (r, n).
+def project(x: Array, basis: Array, *, overwrite: bool = False) -> Array:
+    """Pᴴ·x along the middle axis: (before, n, after), (n, r) -> (before, r, after).
 
-    With `overwrite` the result may lie in the memory of `a`, so that a large remainder is never held twice.
+    With `overwrite` the result may lie in the memory of `x`, so that a large remainder is never held twice.
     """
-    if not _in_place(a, basis, overwrite):
-        return adjoint(basis) @ a
-    rank, width = basis.shape[1], block_length(a, a.shape[0])
-    left = adjoint(basis)
-    for start in range(0, a.shape[1], width):
-        a[:rank, start : start + width] = left @ a[:, start : start + width]
-    return a[:rank, :]
+    rank = basis.shape[1]
+    share = rank / basis.shape[0]
+    if not (overwrite and is_host(x) and x.flags.c_contiguous and x.flags.writeable and share >= _IN_PLACE_SHARE):
+        return _product(x, basis)
+    before, n, after = x.shape
+    if before == 1:
+        for columns in _slices(after, block_length(x, n)):
+            x[:, :rank, columns] = _product(x[:, :, columns], basis)
+        return x[:, :rank, :]
+    flat = x.reshape(-1)
+    for rows in _slices(before, block_length(x, n * after)):
+        block = _product(x[rows], basis)
+        # Slices become smaller, so what is written lies in front of all that is still to be read.
+        flat[rows.start * rank * after : rows.stop * rank * after] = block.reshape(-1)
+    return flat[: before * rank * after].reshape(before, rank, after)
 
 
-def project_right(a: Array, basis: Array, *, overwrite: bool = False) -> Array:
-    """a·P̄: (m, n), (n, r) -> (m, r), the coefficients of a in a ≈ (a·P̄)·Pᵀ.
-
-    With `overwrite` the result may lie in the memory of `a`.
-    """
-    if not _in_place(a, basis, overwrite):
-        return a @ conj(basis)
-    rows, rank, height = a.shape[0], basis.shape[1], block_length(a, a.shape[1])
-    flat, right = a.reshape(-1), conj(basis)
-    for start in range(0, rows, height):
-        block = a[start : start + height] @ right
-        # Rows become shorter, so what is written lies in front of all that is still to be read.
-        flat[start * rank : start * rank + block.size] = block.reshape(-1)
-    return flat[: rows * rank].reshape(rows, rank)
+def _product(x: Array, basis: Array) -> Array:
+    if x.shape[2] == 1:
+        return namespace(x).expand_dims(x[:, :, 0] @ conj(basis), axis=2)
+    return adjoint(basis) @ x
 
 
-def residual_norm(a: Array, basis: Array, coefficients: Array) -> float:
-    """‖a − P·C‖_F by column blocks, the residual itself: a difference of norms would lose half the digits."""
-    xp = namespace(a)
-    width = block_length(a, a.shape[0])
+def residual_norm(x: Array, basis: Array, coefficients: Array) -> float:
+    """‖x − P·C‖_F in blocks, from the residual itself: a difference of norms would lose half the digits."""
+    xp = namespace(x)
+    before, n, after = x.shape
     squares = []
-    for start in range(0, a.shape[1], width):
-        block = a[:, start : start + width] - basis @ coefficients[:, start : start + width]
-        flat = xp.reshape(block, (-1,))
-        squares.append(xp.real(xp.vecdot(flat, flat)) if is_complex(flat) else flat @ flat)
+    for rows in _slices(before, block_length(x, n * after)):
+        for columns in _slices(after, block_length(x, n * (rows.stop - rows.start))):
+            part = coefficients[rows, :, columns]
+            fitted = part[:, :, 0] @ basis.T if after == 1 else basis @ part
+            block = xp.reshape(x[rows, :, columns], fitted.shape) - fitted
+            flat = xp.reshape(block, (-1,))
+            squares.append(xp.real(xp.vecdot(flat, flat)) if is_complex(flat) else flat @ flat)
     return math.sqrt(float(np.sum(to_host(xp.stack(squares)), dtype=np.float64)))
 
 
-def _in_place(a: Array, basis: Array, overwrite: bool) -> bool:
-    if not (overwrite and is_host(a) and a.flags.c_contiguous and a.flags.writeable):
-        return False
-    return bool(basis.shape[1] >= _IN_PLACE_SHARE * basis.shape[0])
+def _slices(length: int, step: int) -> Iterator[slice]:
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))

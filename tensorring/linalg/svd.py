@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, get_args
 
-from tensorring._array import Array, as_dtype, compute_dtype_name, dtype_name, namespace, to_device
-from tensorring.linalg.basis import Basis, Route, short_side
-from tensorring.linalg.project import project, project_right, residual_norm
+from tensorring._array import Array, as_dtype, compute_dtype_name, contiguous, dtype_name, namespace, to_device
+from tensorring.linalg.basis import Basis, Route, is_blurred, mode_basis
+from tensorring.linalg.project import project, residual_norm
 from tensorring.linalg.rank import error_floor
 from tensorring.linalg.scale import measure, scaled
 
@@ -69,8 +69,9 @@ def truncated_svd(
     norm, exponent = measure(a, name="a")
     a = scaled(a, -exponent)
     allowed = max(max_error * 2.0**-exponent, error_floor(a.dtype, 1) / 2 * norm)
-    basis = short_side(a, max_error=allowed, norm=norm, max_rank=max_rank, route=route)
-    u, s, vh, error = _assemble(a, basis, basis.rank(allowed, max_rank))
+    short = by_short_side(a)
+    basis = mode_basis(short, max_error=allowed, norm=norm, max_rank=max_rank, route=route)
+    u, s, vh, error = _assemble(short, basis, basis.rank(allowed, max_rank), norm)
     return TruncatedSVD(u, scaled(s, exponent), vh, error * 2.0**exponent)
 
 
@@ -85,16 +86,24 @@ def _check(a: Array, max_rank: int | None, route: str) -> None:
         raise ValueError("got route='randomized' without max_rank; the range finder needs a cap: give max_rank")
 
 
-def _assemble(a: Array, basis: Basis, rank: int) -> TruncatedSVD:
-    xp = namespace(a)
+def by_short_side(a: Array) -> Array:
+    """The matrix as (before, n, after) with its shorter side in the middle: (1, m, n) or (m, n, 1)."""
+    rows, columns = a.shape
+    shape = (1, rows, columns) if rows <= columns else (rows, columns, 1)
+    return namespace(a).reshape(contiguous(a), shape)
+
+
+def _assemble(x: Array, basis: Basis, rank: int, norm: float) -> TruncatedSVD:
+    xp = namespace(x)
     p = basis.vectors[:, :rank]
-    s = to_device(basis.values[:rank], like=a)
-    s = as_dtype(s, "float32" if dtype_name(a.dtype) in ("float32", "complex64") else "float64")
+    s = to_device(basis.values[:rank], like=x)
+    s = as_dtype(s, "float32" if dtype_name(x.dtype) in ("float32", "complex64") else "float64")
     divisors = xp.where(s > 0, s, xp.ones_like(s))
-    wide = a.shape[0] <= a.shape[1]
-    coefficients = project(a, p) if wide else project_right(a, p).T
+    coefficients = project(x, p)
     error = basis.error(rank)
-    if not basis.is_sharp(rank, dtype_name(a.dtype)):
-        error = residual_norm(a if wide else a.T, p, coefficients)
-    long = coefficients / xp.expand_dims(divisors, axis=1)
-    return TruncatedSVD(p, s, long, error) if wide else TruncatedSVD(long.T, s, p.T, error)
+    if basis.slack and is_blurred(error, norm, dtype_name(x.dtype)):
+        error = residual_norm(x, p, coefficients)
+    if x.shape[0] == 1:
+        return TruncatedSVD(p, s, coefficients[0, :, :] / xp.expand_dims(divisors, axis=1), error)
+    # The basis is one of aᵀ, so its conjugate spans the rows of a: a ≈ (a·P̄)·Pᵀ.
+    return TruncatedSVD(coefficients[:, :, 0] / divisors, s, p.T, error)

@@ -1,0 +1,9 @@
+"""Layer 5: decompositions, one algorithm a file. A tensor goes in, a `Decomposition` comes out."""
+
+from tensorring.decompose.direct.cut_svd import cut_svd
+from tensorring.decompose.direct.tr_reduced_storage import tr_reduced_storage
+from tensorring.decompose.direct.tr_svd import tr_svd
+from tensorring.decompose.direct.tt_svd import tt_svd
+from tensorring.decompose.direct.tucker_hosvd import tucker_hosvd
+
+__all__ = ["cut_svd", "tr_reduced_storage", "tr_svd", "tt_svd", "tucker_hosvd"]

@@ -1,0 +1,195 @@
+"""One cut after another along a chain: the work that trains and rings share.
+
+A chain is a matrix (r, n_1 ⋯ n_m) with its mode sizes: r is the bond on its left, and the last size may hold a closing
+bond (n_m·r_0 for a ring). A cut parts (r·n_1) from the rest by a truncated SVD. Every cut projects inside the range of
+those before it, so squared errors add up exactly, and what one cut leaves of the budget goes to the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from tensorring._array import Array, copy, dtype_name, is_host, namespace, to_device
+from tensorring.decompose._arguments import Caps, Problem, identity
+from tensorring.linalg.basis import Basis, is_blurred, mode_basis
+from tensorring.linalg.project import project, residual_norm
+from tensorring.linalg.svd import by_short_side
+
+# Shares of what is left that a cut may spend; None is an equal share for each cut left. White noise loses nearly all
+# of its energy in the first cut, so that equal shares would keep the noise; smooth tensors want them.
+FAMILY: tuple[float | None, ...] = (1.0, 0.9, 0.75, 0.5, None)
+
+
+class Cut(NamedTuple):
+    """The rank of one cut, and the absolute error that was allowed when it was chosen (it decides the route)."""
+
+    rank: int
+    allowed: float
+
+
+Cuts = tuple[Cut, ...]
+
+
+class Spend(NamedTuple):
+    """The rules of spending: the squared error allowed in all, what every cut may make, the shares, ‖tensor‖."""
+
+    total: float
+    reserve: float
+    shares: tuple[float | None, ...]
+    norm: float
+
+    @classmethod
+    def of(cls, problem: Problem, cuts: int) -> Spend:
+        """The rules for a problem that takes so many cuts; without a tolerance there is nothing to share."""
+        shares = FAMILY if problem.tol is not None and cuts > 1 else FAMILY[:1]
+        return cls(problem.allowed, problem.reserve(cuts), shares, problem.norm)
+
+    def allow(self, share: float | None, spent: float, cuts_left: int) -> float:
+        """The absolute error that the next cut may make."""
+        left = max(0.0, self.total - spent)
+        if cuts_left > 1:
+            left = left / cuts_left if share is None else share * left
+        return math.sqrt(max(left, self.reserve))
+
+
+def explore(
+    chain: Array,
+    sizes: Sequence[int],
+    spend: Spend,
+    *,
+    caps: Caps,
+    hopeless: Callable[[Cuts, float], bool],
+    spent: float = 0.0,
+    cuts: Cuts = (),
+    first: Basis | None = None,
+) -> Iterator[tuple[Cuts, float]]:
+    """The cuts, with the squared error made in all, that the shares lead to; those that agree so far share the work.
+
+    Parameters
+    ----------
+    chain, sizes
+        The chain, a matrix (r, Πsizes).
+    spend, spent
+        The rules, and the squared error already made.
+    caps
+        A cap for each cut, or None.
+    hopeless
+        Told the cuts so far and the squared error, it says whether to give up on them.
+    cuts
+        Those made so far.
+    first
+        The basis of the first cut, where it is known.
+    """
+    if len(sizes) == 1:
+        yield cuts, spent
+        return
+    cuts_left = len(sizes) - 1
+    matrix = cut_matrix(chain, sizes[0])
+    allowed = {share: spend.allow(share, spent, cuts_left) for share in spend.shares}
+    least = min(allowed.values())
+    basis = first or mode_basis(
+        matrix, max_error=least, norm=spend.norm, max_rank=caps[0], vectors=cuts_left > 1
+    )
+    groups: dict[int, list[float | None]] = {}
+    for share, error in allowed.items():
+        groups.setdefault(basis.rank(error, caps[0]), []).append(share)
+    for rank, shares in sorted(groups.items()):
+        reached, made = (*cuts, Cut(rank, least)), spent + basis.error(rank) ** 2
+        if hopeless(reached, made):
+            continue
+        rest = remainder(matrix, basis, rank) if cuts_left > 1 else chain
+        follow = spend._replace(shares=tuple(shares))
+        yield from explore(rest, sizes[1:], follow, caps=caps[1:], hopeless=hopeless, spent=made, cuts=reached)
+
+
+def cores_of(
+    chain: Array,
+    sizes: Sequence[int],
+    cuts: Cuts,
+    *,
+    norm: float,
+    verify: bool,
+    owned: bool,
+    first: Basis | None = None,
+) -> tuple[list[Array], float]:
+    """The cores (r, n, r') of a chain for given cuts, and the squared error that these make.
+
+    With `verify` errors are measured from residuals where Gram matrices do not tell them well enough; with `owned` the
+    chain's memory is used for what comes of it.
+    """
+    cores, error = [], 0.0
+    for k, cut in enumerate(cuts):
+        matrix, bond = cut_matrix(chain, sizes[k]), chain.shape[0]
+        basis = first or mode_basis(matrix, max_error=cut.allowed, norm=norm, max_rank=cut.rank)
+        last = k == len(cuts) - 1
+        left, chain, made = split(matrix, basis, cut.rank, last=last, verify=verify, owned=owned)
+        cores.append(namespace(left).reshape(left, (bond, sizes[k], cut.rank)))
+        # A cut at full rank hands on the same memory.
+        first, owned = None, owned or last or cut.rank < matrix.shape[1]
+        error += made
+    chain = chain if owned else copy(chain)
+    cores.append(namespace(chain).reshape(chain, (chain.shape[0], sizes[-1], 1)))
+    return [compact(core) for core in cores], error
+
+
+def cut_matrix(chain: Array, size: int) -> Array:
+    """The matrix (r·n_1, rest) of the next cut, its shorter side in the middle."""
+    return by_short_side(namespace(chain).reshape(chain, (chain.shape[0] * size, -1)))
+
+
+def remainder(matrix: Array, basis: Basis, rank: int) -> Array:
+    """What is left to cut, (rank, rest): right up to a unitary of the bond, which no later cut sees."""
+    if matrix.shape[0] > 1:
+        return values_of(basis, rank, like=matrix) * basis.vectors[:, :rank].T
+    if rank == matrix.shape[1]:
+        return matrix[0, :, :]
+    return project(matrix, basis.vectors[:, :rank])[0, :, :]
+
+
+def split(
+    matrix: Array, basis: Basis, rank: int, *, last: bool, verify: bool, owned: bool
+) -> tuple[Array, Array, float]:
+    """The cut itself, A ≈ left·right with orthonormal columns on the left, and the squared error made.
+
+    A cut at full rank leaves the matrix as it is: the other factor is the identity, and nothing is multiplied. The last
+    cut may leave the norm on either side: it takes the side that needs no division.
+    """
+    wide, p = matrix.shape[0] == 1, basis.vectors[:, :rank]
+    if rank == matrix.shape[1] and (wide or last):
+        one, whole = identity(rank, like=matrix), matrix[0, :, :] if wide else matrix[:, :, 0]
+        whole = whole if owned else copy(whole) if last else whole
+        return (one, whole, 0.0) if wide else (whole, one, 0.0)
+    measured = verify and basis.slack > 0
+    coefficients = project(matrix, p, overwrite=owned and not measured)
+    error = residual_norm(matrix, p, coefficients) ** 2 if measured else basis.error(rank) ** 2
+    if wide:
+        return p, coefficients[0, :, :], error
+    if last:
+        return coefficients[:, :, 0], p.T, error
+    # Accounting needs orthonormal columns only where the remainder is large, and there the division is safe.
+    values = values_of(basis, rank, like=matrix)
+    return coefficients[:, :, 0] / values[:, 0], values * p.T, error
+
+
+def values_of(basis: Basis, rank: int, *, like: Array) -> Array:
+    """The singular values kept, as a column in the library and dtype of an array."""
+    real = "float32" if dtype_name(like.dtype) in ("float32", "complex64") else "float64"
+    values = basis.values[:rank].astype(real)
+    return to_device(values.reshape(rank, 1), like=like)
+
+
+def needs_verifying(spent: float, cuts: int, problem: Problem) -> bool:
+    """True where Gram matrices would blur the error reported."""
+    return is_blurred(math.sqrt(spent), problem.norm, dtype_name(problem.x.dtype), cuts)
+
+
+def compact(core: Array) -> Array:
+    """The core in memory of its own size: a view of something much larger is copied."""
+    if not is_host(core):
+        return core
+    base = core.base
+    if core.flags.c_contiguous and (base is None or getattr(base, "size", 0) <= 1.5 * core.size):
+        return core
+    return copy(core)
