@@ -6,10 +6,13 @@ inside the array API standard; what the standard lacks is offered here, and noth
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import array_api_compat
+import array_api_compat.numpy
 import numpy as np
 import scipy.linalg
 
@@ -23,6 +26,9 @@ HALF_FLOATS = ("float16", "bfloat16")
 
 def namespace(*arrays: Array) -> Namespace:
     """The array API namespace of the arrays: NumPy's, CuPy's or another's."""
+    # Small tensors make many calls, and the general look-up costs as much as one of their contractions.
+    if all(type(x) is np.ndarray for x in arrays):
+        return array_api_compat.numpy
     return array_api_compat.array_namespace(*arrays)
 
 
@@ -36,6 +42,7 @@ def device_of(x: Array) -> Any:
     return array_api_compat.device(x)
 
 
+@functools.lru_cache(maxsize=256)
 def dtype_name(dtype: Any) -> str:
     """`"float32"`, `"complex128"`, …: the name of a dtype of any library."""
     name = getattr(dtype, "name", None) or str(dtype)
@@ -65,6 +72,7 @@ def as_dtype(x: Array, name: str) -> Array:
     return xp.astype(x, getattr(xp, name))
 
 
+@functools.lru_cache(maxsize=16)
 def eps(name: str) -> float:
     """The machine epsilon of a dtype, by name."""
     return float(np.finfo(name).eps)
@@ -131,6 +139,12 @@ def block_length(x: Array, row_entries: int, *, megabytes: float = 4.0) -> int:
     itemsize = np.dtype(dtype_name(x.dtype)).itemsize
     budget = megabytes * 2**20 * (1 if is_host(x) else 64)
     return max(1, math.floor(budget / (itemsize * max(1, row_entries))))
+
+
+def slices(length: int, step: int) -> Iterator[slice]:
+    """range(length) in slices of `step`, the last one shorter: the standard has no slices beyond the end."""
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
 
 
 def triangle(a: Array) -> Array:

@@ -12,6 +12,7 @@ from tensorring._array import (
     compute_dtype_name,
     is_array,
     is_complex,
+    slices,
 )
 from tensorring.linalg.scale import measure, scaled
 from tensorring.tensors import LowRankTensor
@@ -58,10 +59,9 @@ def relative_error(x: Any, a: LowRankTensor) -> float:
         raise ValueError(f"got x of shape {shape} and an approximation of shape {a.shape}; the two must agree")
     if is_array(x):
         x = as_dtype(x, compute_dtype_name(x.dtype))
-    step = block_length(a.arrays[0], math.prod(shape[1:]))
     errors, norms = [], []
-    for start in range(0, shape[0], step):
-        block, approximation = _rows(x, start, start + step), a.rows(start, start + step).to_dense()
+    for rows in slices(shape[0], block_length(a.arrays[0], math.prod(shape[1:]))):
+        block, approximation = _rows(x, rows), a.rows(rows.start, rows.stop).to_dense()
         errors.append(_block_norm(block, approximation))
         norms.append(_block_norm(block))
     error, norm = _total(errors), _total(norms)
@@ -70,10 +70,10 @@ def relative_error(x: Any, a: LowRankTensor) -> float:
     return error / norm
 
 
-def _rows(x: Any, start: int, stop: int) -> Array:
+def _rows(x: Any, rows: slice) -> Array:
     if isinstance(x, LowRankTensor):
-        return x.rows(start, min(stop, x.shape[0])).to_dense()
-    return x[start:stop, ...]
+        return x.rows(rows.start, rows.stop).to_dense()
+    return x[rows, ...]
 
 
 def _block_norm(x: Array, y: Array | None = None) -> float:

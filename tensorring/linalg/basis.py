@@ -14,9 +14,11 @@ which keeps a sketch of the long side.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -29,13 +31,14 @@ from tensorring._array import (
     eps,
     is_complex,
     namespace,
+    slices,
     svd,
     to_device,
     to_host,
     triangle,
 )
 from tensorring.linalg.project import project, residual_norm
-from tensorring.linalg.rank import Values, rank_for, tails
+from tensorring.linalg.rank import Values, first_within, tails
 
 Route = Literal["auto", "exact", "gram", "randomized"]
 
@@ -47,7 +50,8 @@ _OVERSAMPLING, _POWER_STEPS = 10, 2
 _RANDOMIZED_SIDE, _RANDOMIZED_SHARE = 512, 10
 
 
-class Basis(NamedTuple):
+@dataclass(frozen=True)
+class Basis:
     """Orthonormal `vectors` (n, k) of a mode and its singular `values` (k, descending, on the host).
 
     `missed` is the norm outside the span of the vectors (0 for a complete basis); `slack` says how far a squared
@@ -59,14 +63,19 @@ class Basis(NamedTuple):
     missed: float = 0.0
     slack: float = 0.0
 
+    @functools.cached_property
+    def errors(self) -> Values:
+        """The error of every rank from 0 up, as the values tell it."""
+        return np.hypot(tails(self.values), self.missed)
+
     def error(self, rank: int) -> float:
-        """The error that keeping `rank` vectors makes, as the values tell it."""
-        return float(np.hypot(tails(self.values)[rank], self.missed))
+        """The error that keeping `rank` vectors makes."""
+        return float(self.errors[rank])
 
     def rank(self, max_error: float, max_rank: int | None = None) -> int:
         """The smallest rank whose error is surely at most `max_error`; a cap wins."""
-        allowed = math.sqrt(max(0.0, max_error**2 - self.missed**2 - self.slack))
-        return rank_for(self.values, max_error=allowed, max_rank=max_rank)
+        allowed = math.sqrt(max(0.0, max_error**2 - self.slack))
+        return first_within(self.errors, allowed, max_rank)
 
 
 def is_blurred(error: float, norm: float, dtype: str, cuts: int = 1) -> bool:
@@ -123,12 +132,11 @@ def _column_blocks(x: Array, columns: int) -> Iterator[Array]:
     """The unfolding of the middle axis in blocks (n, about `columns`): views, or copies of one block."""
     before, n, after = x.shape
     if before == 1:
-        for start in range(0, after, columns):
-            yield x[0, :, start : start + columns]
+        for block in slices(after, columns):
+            yield x[0, :, block]
         return
-    step = max(1, columns // after)
-    for start in range(0, before, step):
-        yield _unfolded(x[start : start + step, :, :])
+    for block in slices(before, max(1, columns // after)):
+        yield _unfolded(x[block, :, :])
 
 
 def _unfolded(x: Array) -> Array:

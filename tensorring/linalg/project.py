@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
-from tensorring._array import Array, adjoint, block_length, conj, is_complex, is_host, namespace, to_host
+from tensorring._array import Array, adjoint, block_length, conj, is_complex, is_host, namespace, slices, to_host
 
 # Below this share of the array a new one is cheaper than working in place, and lets the old one go.
 _IN_PLACE_SHARE = 0.25
@@ -24,11 +23,11 @@ def project(x: Array, basis: Array, *, overwrite: bool = False) -> Array:
         return _product(x, basis)
     before, n, after = x.shape
     if before == 1:
-        for columns in _slices(after, block_length(x, n)):
+        for columns in slices(after, block_length(x, n)):
             x[:, :rank, columns] = _product(x[:, :, columns], basis)
         return x[:, :rank, :]
     flat = x.reshape(-1)
-    for rows in _slices(before, block_length(x, n * after)):
+    for rows in slices(before, block_length(x, n * after)):
         block = _product(x[rows], basis)
         # Slices become smaller, so what is written lies in front of all that is still to be read.
         flat[rows.start * rank * after : rows.stop * rank * after] = block.reshape(-1)
@@ -46,16 +45,11 @@ def residual_norm(x: Array, basis: Array, coefficients: Array) -> float:
     xp = namespace(x)
     before, n, after = x.shape
     squares = []
-    for rows in _slices(before, block_length(x, n * after)):
-        for columns in _slices(after, block_length(x, n * (rows.stop - rows.start))):
+    for rows in slices(before, block_length(x, n * after)):
+        for columns in slices(after, block_length(x, n * (rows.stop - rows.start))):
             part = coefficients[rows, :, columns]
             fitted = part[:, :, 0] @ basis.T if after == 1 else basis @ part
             block = xp.reshape(x[rows, :, columns], fitted.shape) - fitted
             flat = xp.reshape(block, (-1,))
             squares.append(xp.real(xp.vecdot(flat, flat)) if is_complex(flat) else flat @ flat)
     return math.sqrt(float(np.sum(to_host(xp.stack(squares)), dtype=np.float64)))
-
-
-def _slices(length: int, step: int) -> Iterator[slice]:
-    for start in range(0, length, step):
-        yield slice(start, min(start + step, length))

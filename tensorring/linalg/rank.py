@@ -43,11 +43,12 @@ def tails(values: Values) -> Values:
 
     Summed from the smallest up, after division by the largest: no digits are lost and nothing overflows.
     """
+    result = np.zeros(len(values) + 1)
     peak = float(values[0]) if len(values) else 0.0
-    if peak == 0.0:
-        return np.zeros(len(values) + 1)
-    energies = np.cumsum((values[::-1] / peak) ** 2)[::-1]
-    result: Values = peak * np.sqrt(np.append(energies, 0.0))
+    if peak > 0.0:
+        np.cumsum((values[::-1] / peak) ** 2, out=result[-2::-1])
+        np.sqrt(result, out=result)
+        result *= peak
     return result
 
 
@@ -63,7 +64,11 @@ def rank_for(values: Values, *, max_error: float, max_rank: int | None = None) -
     max_rank
         A cap; it wins over `max_error`.
     """
-    # `tails` descends, so the number of entries above the bound is the rank.
-    rank = int(np.count_nonzero(tails(values) > max_error))
-    rank = max(1, rank)
+    return first_within(tails(values), max_error, max_rank)
+
+
+def first_within(errors: Values, max_error: float, max_rank: int | None = None) -> int:
+    """The smallest rank r ≥ 1 with errors[r] ≤ max_error, but at most `max_rank`: `errors` descends from rank 0."""
+    # What is too large comes first, so the number of such entries is the rank; the last is never too large.
+    rank = max(1, int(np.count_nonzero(errors[:-1] > max_error)))
     return rank if max_rank is None else min(rank, max_rank)

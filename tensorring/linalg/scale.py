@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tensorring._array import Array, block_length, conj, dtype_name, is_complex, namespace, to_host
+from tensorring._array import Array, block_length, conj, dtype_name, is_complex, namespace, slices, to_host
 
 # Outside 2**±limit of the largest entry, squares of what matters could over- or underflow.
 _SAFE_EXPONENT = {"float32": 20, "complex64": 20, "float64": 300, "complex128": 300}
@@ -56,7 +56,7 @@ def scaled(x: Array, exponent: int) -> Array:
 
 def _blocks(flat: Array) -> list[Array]:
     length = block_length(flat, 1, megabytes=0.25)
-    return [flat[start : start + length] for start in range(0, flat.shape[0], length)]
+    return [flat[block] for block in slices(flat.shape[0], length)]
 
 
 def _peak(flat: Array) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -75,7 +75,7 @@ def _readonly(x: Dense) -> Dense:
     return x
 
 
-VALUES = {
+VALUES: dict[str, Callable[[Sequence[int], bool, np.random.Generator], Dense]] = {
     "gaussian": gaussian,
     "low_rank": low_rank,
     "decaying": decaying,
@@ -84,7 +84,7 @@ VALUES = {
     "constant": constant,
     "zeros": zeros,
 }
-LAYOUTS = {
+LAYOUTS: dict[str, Callable[[Dense], Dense]] = {
     "C": np.ascontiguousarray,
     "F": np.asfortranarray,
     "strided": _strided,

@@ -65,7 +65,7 @@ def tensors(
     shape = draw(_shapes(shape=shape, ndim=ndim, max_size=max_size))
     name = draw(_dtypes(dtype))
     make = VALUES[draw(_choice(values, tuple(VALUES)))]
-    x = make(shape, "complex" in name, np.random.default_rng(draw(_seeds())))
+    x: Dense = make(shape, "complex" in name, np.random.default_rng(draw(_seeds())))
     extreme = 30 if name in ("float32", "complex64") else 150
     factor = draw(_choice(scale, (1.0, 10.0**-extreme, 10.0**extreme)))
     return LAYOUTS[draw(_choice(layout, tuple(LAYOUTS)))]((x * factor).astype(name))
@@ -207,14 +207,15 @@ def cut_tensors(
     rank, dtype, generator = draw(st.integers(1, max_rank)), draw(_dtypes(dtype)), np.random.default_rng(draw(_seeds()))
     first = [shape[k] for k in modes]
     second = [size for k, size in enumerate(shape) if k not in modes]
-    parts = [gaussian(sizes, "complex" in dtype, generator).astype(dtype) for sizes in ([*left, rank], [rank, *right])]
+    left = gaussian([*first, rank], "complex" in dtype, generator).astype(dtype)
+    right = gaussian([rank, *second], "complex" in dtype, generator).astype(dtype)
     return CutTensor(left, right, tuple(modes))
 
 
 def low_rank_tensors(
     *, shape: Any = None, ndim: Any = None, dtype: Any = None, max_size: int = 7, max_rank: int = 4
 ) -> st.SearchStrategy[LowRankTensor]:
-    """Low-rank tensors of any format.
+    """Low-rank tensors of any format; cuts where the order is not left to a strategy and is above one.
 
     Parameters
     ----------
@@ -235,7 +236,8 @@ def low_rank_tensors(
     options = {"shape": shape, "ndim": ndim, "dtype": dtype, "max_size": max_size, "max_rank": max_rank}
     formats = [cp_tensors, tt_tensors, tr_tensors, tucker_tensors]
     strategies = [strategy(**options) for strategy in formats]
-    if len(shape or "ab") > 1 and ndim != 1:
+    order = ndim if shape is None else np.size(shape)
+    if order is None or (isinstance(order, int) and order > 1):
         strategies.append(cut_tensors(**options))
     return st.one_of(strategies)
 

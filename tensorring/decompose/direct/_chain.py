@@ -89,9 +89,7 @@ def explore(
     matrix = cut_matrix(chain, sizes[0])
     allowed = {share: spend.allow(share, spent, cuts_left) for share in spend.shares}
     least = min(allowed.values())
-    basis = first or mode_basis(
-        matrix, max_error=least, norm=spend.norm, max_rank=caps[0], vectors=cuts_left > 1
-    )
+    basis = first or mode_basis(matrix, max_error=least, norm=spend.norm, max_rank=caps[0], vectors=cuts_left > 1)
     groups: dict[int, list[float | None]] = {}
     for share, error in allowed.items():
         groups.setdefault(basis.rank(error, caps[0]), []).append(share)

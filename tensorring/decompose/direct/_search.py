@@ -105,6 +105,7 @@ class Search:
     cost: Cost | None = None
     least_ranks: Sequence[int] = ()
     best: Best[Plan] = field(init=False)
+    _followed: set[tuple[int, Pair]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.best = Best(self.problem)
@@ -142,9 +143,11 @@ class Search:
 
     def follow(self, start: Start, pairs: Iterable[Pair], caps: Caps) -> None:
         """Tries every split (r_0, r_1) of a start, the most promising first."""
-        order = sorted((self.bound(start.shift, pair), pair) for pair in set(pairs))
+        new = {pair for pair in pairs if (start.shift, pair) not in self._followed}
+        order = sorted((self.bound(start.shift, pair), pair) for pair in new)
         rows = None
         for _, pair in order:
+            self._followed.add((start.shift, pair))
             spent = start.basis.error(pair[0] * pair[1]) ** 2
             if self.is_hopeless(start.shift, pair, spent):
                 continue

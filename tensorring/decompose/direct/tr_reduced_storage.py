@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tensorring.decompose._arguments import Problem, checked_ranks, prepare
-from tensorring.decompose.direct._search import Search, Start, build
+from tensorring.decompose.direct._search import Pair, Plan, Search, Start, build
 from tensorring.decompose.direct.tr_svd import splits
 from tensorring.decompose.direct.tt_svd import tt_svd
 from tensorring.tensors import Decomposition, TRTensor
@@ -78,13 +78,36 @@ def tr_reduced_storage(
         return replace(line, tensor=TRTensor(line.tensor.cores), candidates=())
     starts = [Start.at(problem, shift) for shift in range(d)]
     search = Search(problem, cost, [_least_rank(problem, start) for start in starts])
-    pairs = {start.shift: splits(start.ranks(), start.available) for start in starts}
-    for start in sorted(starts, key=lambda start: min(search.bound(start.shift, pair) for pair in pairs[start.shift])):
-        search.follow(start, pairs[start.shift], (None,) * (d - 2))
+    for start in starts:
+        search.follow(start, _even_splits(start), (None,) * (d - 2))
+    _refine(search, starts)
     plan = search.best.chosen
     cores, error = build(starts[plan.shift], plan)
     ring = TRTensor(tuple(cores)).rotate(-plan.shift)
     return problem.result(ring, error, tuple(search.best.tried))
+
+
+def _even_splits(start: Start) -> list[Pair]:
+    """Every rank that the shares lead to as (1, r) and (r, 1), and the largest, the published one, by its divisors."""
+    ranks = start.ranks()
+    ends = [pair for rank in ranks for pair in ((1, rank), (rank, 1))]
+    return ends + [(r0, ranks[-1] // r0) for r0 in range(2, ranks[-1]) if ranks[-1] % r0 == 0]
+
+
+def _refine(search: Search, starts: list[Start]) -> None:
+    """From the best split on, its neighbours among all splits of all ranks, as long as that helps.
+
+    Storage varies slowly with r_0 along the splits of one rank, so the neighbours of the best are where to look.
+    """
+    seen: set[Plan] = set()
+    while search.best.chosen not in seen:
+        plan = search.best.chosen
+        seen.add(plan)
+        start, (r0, r1) = starts[plan.shift], plan.lead
+        near = [
+            pair for pair in splits(start.ranks(), start.available) if abs(pair[0] - r0) <= 1 or abs(pair[1] - r1) <= 1
+        ]
+        search.follow(start, near, (None,) * (len(starts) - 2))
 
 
 def _least_rank(problem: Problem, start: Start) -> int:

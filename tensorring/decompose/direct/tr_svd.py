@@ -82,8 +82,9 @@ def splits(ranks: list[int], available: int, cap_0: int | None = None, cap_1: in
     pairs = []
     for rank in ranks:
         for r0 in range(1, min(rank, cap_0 or rank) + 1):
-            r1 = min(-(-rank // r0), cap_1 or rank, available // r0)
-            pairs.append((r0, max(1, r1)))
+            r1 = -(-rank // r0)
+            if r0 * r1 <= available and r1 <= (cap_1 or r1):
+                pairs.append((r0, r1))
     return pairs
 
 

@@ -100,9 +100,7 @@ def _in_order(cuts: Cuts, modes: list[int]) -> tuple[int, ...]:
 
 def _basis(core: Array, mode: int, spend: Spend, spent: float, modes_left: int, caps: Caps) -> Basis:
     least = min(spend.allow(share, spent, modes_left) for share in spend.shares)
-    return mode_basis(
-        around(core, mode), max_error=least, norm=spend.norm, max_rank=caps[mode], vectors=True
-    )
+    return mode_basis(around(core, mode), max_error=least, norm=spend.norm, max_rank=caps[mode], vectors=True)
 
 
 def _explore(
@@ -150,8 +148,10 @@ def _build(problem: Problem, modes: list[int], plan: _Plan, first: Basis) -> tup
         if cut.rank == n:
             factors[mode] = identity(n, like=core)
             continue
-        basis = first if mode == modes[0] else mode_basis(
-            around(core, mode), max_error=cut.allowed, norm=problem.norm, max_rank=cut.rank
+        basis = (
+            first
+            if mode == modes[0]
+            else mode_basis(around(core, mode), max_error=cut.allowed, norm=problem.norm, max_rank=cut.rank)
         )
         factors[mode] = compact(basis.vectors[:, : cut.rank])
         measured = verify and basis.slack > 0
