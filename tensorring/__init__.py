@@ -3,6 +3,7 @@
 from tensorring import random
 from tensorring.algebra import inner, norm, relative_error
 from tensorring.io import load, save
+from tensorring.compress import compress
 from tensorring.decompose import cut_svd, tr_reduced_storage, tr_svd, tt_svd, tucker_hosvd
 from tensorring.tensors import (
     Candidate,
@@ -22,7 +23,7 @@ __all__ = [
     # results
     "Candidate", "Decomposition", "Stop",
     # direct decompositions
-    "cut_svd", "tr_reduced_storage", "tr_svd", "tt_svd", "tucker_hosvd",
+    "compress", "cut_svd", "tr_reduced_storage", "tr_svd", "tt_svd", "tucker_hosvd",
     # with what you have
     "inner", "norm", "relative_error",
     # files

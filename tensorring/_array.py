@@ -42,11 +42,20 @@ def device_of(x: Array) -> Any:
     return array_api_compat.device(x)
 
 
-@functools.lru_cache(maxsize=256)
 def dtype_name(dtype: Any) -> str:
-    """`"float32"`, `"complex128"`, …: the name of a dtype of any library."""
+    """`"float32"`, `"complex128"`, …: the name of a dtype of any library, of a scalar type, or its name."""
+    if isinstance(dtype, type):
+        dtype = np.dtype(dtype)
+    if isinstance(dtype, np.dtype):
+        return _numpy_dtype_name(dtype)
     name = getattr(dtype, "name", None) or str(dtype)
     return str(name).rsplit(".", maxsplit=1)[-1]
+
+
+@functools.lru_cache(maxsize=64)
+def _numpy_dtype_name(dtype: np.dtype[Any]) -> str:
+    """NumPy makes the name anew at each look-up, which costs as much as a small matrix product."""
+    return dtype.name
 
 
 def compute_dtype_name(dtype: Any) -> str:

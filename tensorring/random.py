@@ -108,15 +108,11 @@ def _ranks(ranks: int | Sequence[int], count: int) -> list[int]:
 
 
 def _real(dtype: Any) -> str:
-    return "float32" if _name(dtype) in ("float32", "complex64") else "float64"
-
-
-def _name(dtype: Any) -> str:
-    return compute_dtype_name(np.dtype(dtype) if isinstance(dtype, (str, type)) else dtype)
+    return "float32" if compute_dtype_name(dtype) in ("float32", "complex64") else "float64"
 
 
 def _draws(dtype: Any, rng: Seed, like: Array) -> Callable[[tuple[int, ...], float], Array]:
-    generator, name = np.random.default_rng(rng), _name(dtype)
+    generator, name = np.random.default_rng(rng), compute_dtype_name(dtype)
 
     def draw(shape: tuple[int, ...], scale: float) -> Array:
         values = generator.standard_normal(shape)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorring._array import compute_dtype_name, dtype_name, eps
+from tensorring._array import compute_dtype_name, eps
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -31,7 +31,7 @@ def error_floor(dtype: Any, order: int, *, returned: Any = None) -> float:
     >>> error_floor("float64", 3) == 150 * 2.0**-52
     True
     """
-    name = compute_dtype_name(dtype if dtype_name(dtype) else np.dtype(dtype))
+    name = compute_dtype_name(dtype)
     floor = 50 * eps(name) * max(1, order)
     if returned is not None and eps(compute_dtype_name(returned)) > eps(name):
         floor += 4 * eps(compute_dtype_name(returned))

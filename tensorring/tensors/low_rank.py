@@ -70,7 +70,7 @@ class LowRankTensor(ABC):
         TypeError
             If the dtype is not one that tensors hold, or would drop an imaginary part.
         """
-        name = compute_dtype_name(dtype if isinstance(dtype, str) else _named(dtype))
+        name = compute_dtype_name(dtype)
         if "complex" not in name and "complex" in dtype_name(self.dtype):
             raise TypeError(
                 f"got astype({name}) for a tensor of {dtype_name(self.dtype)}; imaginary parts are not dropped "
@@ -84,10 +84,6 @@ class LowRankTensor(ABC):
             f"{type(self).__name__}(shape={self.shape}, ranks={self.ranks}, "
             f"parameters={self.parameter_count}, dtype={dtype_name(self.dtype)})"
         )
-
-
-def _named(dtype: Any) -> Any:
-    return np.dtype(dtype) if isinstance(dtype, type) else dtype
 
 
 def checked_arrays(arrays: Any, name: str) -> tuple[Array, ...]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tensorring.testing.checks import check_backend, check_decomposition, check_refusals, check_result
+
 if TYPE_CHECKING:
     from tensorring.testing.strategies import (
         cp_tensors,
@@ -25,6 +27,7 @@ _STRATEGIES = [
 ]  # fmt: skip
 
 __all__ = [
+    "check_backend", "check_decomposition", "check_refusals", "check_result",
     "cp_tensors", "cut_tensors", "low_rank_tensors", "tensors", "tolerances", "tr_tensors", "tt_tensors",
     "tucker_tensors",
 ]  # fmt: skip

@@ -168,7 +168,8 @@ def split(
         return coefficients[:, :, 0], p.T, error
     # Accounting needs orthonormal columns only where the remainder is large, and there the division is safe.
     values = values_of(basis, rank, like=matrix)
-    return coefficients[:, :, 0] / values[:, 0], values * p.T, error
+    divisors = namespace(values).where(values > 0, values, namespace(values).ones_like(values))
+    return coefficients[:, :, 0] / divisors[:, 0], values * p.T, error
 
 
 def values_of(basis: Basis, rank: int, *, like: Array) -> Array:

@@ -1,0 +1,127 @@
+"""Chains of small kernels that may stand in for a layer's weight: fitted by the core, merged by cost, built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import tensorring as tg
+from tensorring_torch.forms import cut, tr, tucker
+from tensorring_torch.geometry import Call, Calls, Geometry, Link, Plan
+from tensorring_torch.modules import sequence, stage_weights, to_torch
+
+KERNELS: dict[type[tg.LowRankTensor], Callable[[Any], list[Tensor]]] = {
+    tg.TRTensor: tr.kernels,
+    tg.TTTensor: tr.kernels,
+    tg.TuckerTensor: tucker.kernels,
+    tg.CutTensor: cut.kernels,
+}
+FITS: dict[str, Callable[..., list[tg.Decomposition[Any]]]] = {
+    "cut": cut.fit,
+    "tucker": tucker.fit,
+    "tt": tr.fit_train,
+    "tr": tr.fit_ring,
+}
+
+
+@dataclass(frozen=True)
+class Use:
+    """A layer's geometry, its calls in one forward pass, and what is to be small: "macs" or "parameters"."""
+
+    geometry: Geometry
+    calls: Calls
+    minimize: str = "macs"
+
+    @classmethod
+    def unknown(cls, geometry: Geometry) -> Use:
+        """Few multiply-adds on one large image: what a layer is planned for when its use is not known."""
+        return cls(geometry, (Call(1, geometry.generous_size),))
+
+    @property
+    def dense_plan(self) -> Plan:
+        """The layer as it is."""
+        return Plan(self.geometry, (Link(*self.geometry.weight_shape),))
+
+    def cost(self, plan: Plan) -> tuple[int, int, int]:
+        """What plans are compared by."""
+        return plan.cost(self.calls, self.minimize)
+
+    def one_group(self) -> Use:
+        """The same use of each group by itself."""
+        return replace(self, geometry=self.geometry.one_group())
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Low-rank tensors, one for all groups of a layer or one for each, and the cheapest plan to build them by."""
+
+    tensors: tuple[tg.LowRankTensor, ...]
+    plan: Plan
+    starts: tuple[int, ...]
+    error: float = math.nan
+
+    @classmethod
+    def of(cls, tensors: Sequence[tg.LowRankTensor], use: Use, *, form: str = "", error: float = math.nan) -> Chain:
+        """The cheapest of all ways to merge neighbouring kernels."""
+        tensors = _padded(tensors)
+        links = tuple(Link(*kernel.shape) for kernel in _kernels(tensors[0]))
+        form = (form or tensors[0].format) + str(getattr(tensors[0], "modes", ""))
+        plan = Plan(use.geometry, links, len(tensors), form, tensors[0].ranks)
+        starts = plan.cheapest(use.calls, use.minimize)
+        return cls(tuple(tensors), plan.merged(starts), starts, error)
+
+    @torch.no_grad()
+    def layers(self, like: nn.Conv2d) -> nn.Sequential:
+        """The layers, with dtype, device, bias, training mode and requires_grad of `like`."""
+        weights = stage_weights([_kernels(tensor) for tensor in self.tensors], self.starts)
+        trained = like.weight.requires_grad
+        parameters = [nn.Parameter(w.to(like.weight).contiguous(), requires_grad=trained) for w in weights]
+        bias = None if like.bias is None else nn.Parameter(like.bias.clone(), requires_grad=like.bias.requires_grad)
+        return sequence(self.plan, parameters, bias).train(like.training)
+
+
+def fitted(weight: np.ndarray, use: Use, *, format: str, tol: float | None, ranks: tr.Caps = None) -> Iterator[Chain]:
+    """The chains of one format; with groups and no caps, for the groups together and for each by itself."""
+    groups = use.geometry.groups
+    ways = [1] if groups == 1 or ranks is not None else [1, groups]
+    for blocks in ways:
+        alone = use if blocks == 1 else use.one_group()
+        parts = np.split(weight, blocks)
+        fits = [
+            FITS[format](part, tol=tol, ranks=ranks, cost=tr.cost(alone.geometry, alone.calls, alone.minimize))
+            for part in parts
+        ]
+        for found in zip(*fits, strict=True):
+            error = _joint_error([each.error for each in found], parts)
+            yield Chain.of([each.tensor for each in found], use, form=format, error=error)
+
+
+def _joint_error(errors: Sequence[float], parts: Sequence[np.ndarray]) -> float:
+    """‖x − x̂‖/‖x‖ of blocks stacked, from that of each."""
+    norms = [float(np.linalg.norm(part.astype(np.result_type(part, np.float64)))) for part in parts]
+    return math.hypot(*(e * n for e, n in zip(errors, norms, strict=True))) / (math.hypot(*norms) or 1.0)
+
+
+def _kernels(tensor: tg.LowRankTensor) -> list[Tensor]:
+    return next(kernels for kind, kernels in KERNELS.items() if isinstance(tensor, kind))(tensor)
+
+
+def _padded(tensors: Sequence[tg.LowRankTensor]) -> list[tg.LowRankTensor]:
+    """Tensors of one format brought to common ranks: zeros in every array change nothing that it stands for."""
+    if len(tensors) == 1:
+        return list(tensors)
+    columns = zip(*(tensor.arrays for tensor in tensors), strict=True)
+    shapes = [np.max([array.shape for array in column], axis=0) for column in columns]
+    return [
+        tensor.with_arrays([_grown(a, s) for a, s in zip(tensor.arrays, shapes, strict=True)]) for tensor in tensors
+    ]
+
+
+def _grown(array: Any, shape: np.ndarray) -> np.ndarray:
+    return np.pad(to_torch(array).cpu().numpy(), [(0, new - old) for old, new in zip(array.shape, shape, strict=True)])

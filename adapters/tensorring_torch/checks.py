@@ -1,0 +1,94 @@
+"""What can be decomposed, and why the rest cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.utils import parametrize
+
+import tensorring as tg
+from tensorring_torch.geometry import Geometry
+
+FORMATS = (tg.TRTensor, tg.TTTensor, tg.TuckerTensor, tg.CutTensor)
+
+
+def obstacle(layer: nn.Module) -> str | None:
+    """Why a layer cannot be replaced by a chain that is built from its weight; None where it can."""
+    if "quantized" in type(layer).__module__.split("."):
+        return "quantised"
+    if not isinstance(layer, nn.Conv2d):
+        return f"a {type(layer).__name__} is not an nn.Conv2d"
+    weight = layer._parameters.get("weight")
+    if parametrize.is_parametrized(layer) or weight is None or set(layer._parameters) != {"weight", "bias"}:
+        return "its weight is computed from other parameters (weight norm, a parametrization, pruning)"
+    if isinstance(weight, UninitializedTensorMixin):
+        return "its parameters are not initialised: run the model once"
+    if type(weight.data) is not Tensor or not (weight.is_floating_point() or weight.is_complex()):
+        return "quantised"
+    own = type(layer).forward is nn.Conv2d.forward and type(layer)._conv_forward is nn.Conv2d._conv_forward
+    if not own or "forward" in vars(layer):
+        return f"{type(layer).__name__} has a forward of its own"
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return "it has hooks, which would be lost" if any(hooks) else None
+
+
+def check_layer(layer: Any) -> None:
+    """TypeError unless it is an nn.Conv2d, ValueError unless its weight is its own to replace."""
+    if not isinstance(layer, nn.Conv2d):
+        raise TypeError(
+            f"got a {type(layer).__name__}; layers that can be decomposed are nn.Conv2d (not transposed, 1-D or 3-D)"
+        )
+    reason = obstacle(layer)
+    if reason is not None:
+        raise ValueError(f"got {layer}: {reason}; a plain nn.Conv2d is needed: bring its weight into one first")
+
+
+def checked_tensors(tensor: Any, like: nn.Conv2d) -> tuple[tg.LowRankTensor, ...]:
+    """One tensor for all groups of a layer, or one for each, of the shapes and the dtype that the layer needs."""
+    geometry = Geometry.of(like)
+    one = isinstance(tensor, tg.LowRankTensor)
+    if not one and not isinstance(tensor, Sequence):
+        raise TypeError(f"got a {type(tensor).__name__}; a low-rank tensor is needed, or one for each group")
+    tensors = (tensor,) if one else tuple(tensor)
+    for part in tensors:
+        _check_tensor(part, like.weight)
+    if len(tensors) == 1 and tensors[0].shape == geometry.weight_shape:
+        return tensors
+    shape = geometry.one_group().weight_shape
+    if one or len(tensors) != geometry.groups or any(part.shape != shape for part in tensors):
+        got = [part.shape for part in tensors]
+        each = f", or {geometry.groups} tensors of shape {shape}" if geometry.groups > 1 else ""
+        raise ValueError(f"got the shape {got[0] if one else got}; the layer needs {geometry.weight_shape}{each}")
+    kinds = {(type(part), getattr(part, "modes", None)) for part in tensors}
+    if len(kinds) > 1:
+        raise ValueError(f"got {sorted(repr(part) for part in tensors)}; the groups of a layer need one format for all")
+    return tensors
+
+
+def _check_tensor(tensor: Any, weight: Tensor) -> None:
+    if not isinstance(tensor, FORMATS):
+        names = ", ".join(kind.__name__ for kind in FORMATS)
+        raise TypeError(
+            f"got a {type(tensor).__name__}; layers are built from {names}: decompose its to_dense() into one"
+        )
+    if "complex" in str(tensor.dtype) and not weight.is_complex():
+        raise TypeError(
+            f"got a tensor of {tensor.dtype} for a layer of {weight.dtype}; imaginary parts are not dropped silently: "
+            "decompose the real part"
+        )
+
+
+def check_format(name: Any, known: Sequence[str]) -> None:
+    """ValueError that lists the known formats, unless it is one."""
+    if name not in known:
+        raise ValueError(f"got format={name!r}; known formats are {', '.join(known)}")
+
+
+def host_weight(weight: Tensor) -> Any:
+    """The weight as a NumPy array; half precision, which NumPy's linear algebra lacks, as float32."""
+    weight = weight.detach().cpu()
+    return (weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight).numpy()

@@ -1,0 +1,1 @@
+"""One form a file: a low-rank tensor of a kernel's shape -> a chain of small kernels, in the order data passes them."""

@@ -1,0 +1,70 @@
+"""Rings and trains: input 1×1, vertical, horizontal, output 1×1, and the bond between output and input rides along.
+
+With cores G_O(a, O, b), G_I(b, I, c), G_H(c, h, d), G_W(d, w, a) the channels go I -> (b, c) -> (b, d) -> (b, a) -> O.
+Nothing but the first and the last kernel touches b. A train is the ring whose closing bond is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+from torch import Tensor
+
+import tensorring as tg
+from tensorring_torch.geometry import Calls, Geometry, Link, Plan
+from tensorring_torch.modules import to_torch
+
+Cost = Callable[[tuple[int, ...], tuple[int, ...]], float]
+Caps = int | Sequence[int | None] | None
+
+
+def kernels(tensor: tg.TRTensor | tg.TTTensor) -> list[Tensor]:
+    """The four kernels (outputs, inputs, height, width) of a ring of shape (O, I, h, w)."""
+    output, entry, vertical, horizontal = (to_torch(core) for core in tensor.cores)
+    a, out_channels, b = output.shape
+    return [
+        entry.permute(0, 2, 1).reshape(-1, entry.shape[1], 1, 1),
+        vertical.permute(2, 0, 1)[:, :, :, None],
+        horizontal.permute(2, 0, 1)[:, :, None, :],
+        output.permute(1, 2, 0).reshape(out_channels, b * a, 1, 1),
+    ]
+
+
+def links(shape: Sequence[int], ranks: Sequence[int]) -> tuple[Link, ...]:
+    """The shapes of those kernels, from the ranks (a, b, c, d) alone."""
+    out_channels, in_channels, height, width = shape
+    a, b, c, d = ranks
+    return (
+        Link(b * c, in_channels),
+        Link(d, c, height, 1),
+        Link(a, d, 1, width),
+        Link(out_channels, b * a),
+    )
+
+
+def cost(geometry: Geometry, calls: Calls, minimize: str) -> Cost:
+    """(shape, ranks) -> what the cheapest plan of such a ring costs: it never falls where a rank grows."""
+
+    @cache
+    def of_ranks(shape: tuple[int, ...], ranks: tuple[int, ...]) -> float:
+        plan = Plan(geometry, links(shape, ranks))
+        return plan.merged(plan.cheapest(calls, minimize)).cost(calls, minimize)[0]
+
+    return of_ranks
+
+
+def fit_ring(weight: np.ndarray, *, tol: float | None, ranks: Caps, cost: Cost) -> list[tg.Decomposition]:
+    """The ring that costs least among those the core finds at `tol`; with caps, the core's plain ring."""
+    if ranks is not None or tol is None:
+        return [tg.tr_svd(weight, ranks=ranks, tol=tol)]
+    return [tg.tr_reduced_storage(weight, tol=tol, cost=cost)]
+
+
+def fit_train(weight: np.ndarray, *, tol: float | None, ranks: Caps, cost: Cost) -> list[tg.Decomposition]:
+    """The train of (I, h, w, O), as a ring of (O, I, h, w): begun at the input channels, it needs no fold."""
+    found = tg.tt_svd(np.moveaxis(weight, 0, -1), ranks=ranks, tol=tol)
+    *others, output = found.tensor.cores
+    return [replace(found, tensor=tg.TRTensor((output, *others)))]

@@ -1,0 +1,34 @@
+"""Tucker: input 1×1, the core as h×w, output 1×1. The factors of the two spatial modes are multiplied into the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import tensorring as tg
+from tensorring_torch.modules import to_torch
+
+
+def kernels(tensor: tg.TuckerTensor) -> list[Tensor]:
+    """The three kernels (outputs, inputs, height, width) of a Tucker tensor of shape (O, I, h, w)."""
+    core, output, entry, vertical, horizontal = (to_torch(array) for array in tensor.arrays)
+    middle = torch.einsum("pqab,ha,wb->pqhw", core, vertical, horizontal)
+    return [entry.T[:, :, None, None], middle, output[:, :, None, None]]
+
+
+def fit(
+    weight: np.ndarray, *, tol: float | None, ranks: int | Sequence[int | None] | None, cost: Callable[..., float]
+) -> list[tg.Decomposition]:
+    """Tucker-2, ranks (r_out, r_in): only the channels are compressed."""
+    caps = None if ranks is None else (*_pair(ranks), None, None)
+    return [tg.tucker_hosvd(weight, ranks=caps, tol=tol)]
+
+
+def _pair(ranks: int | Sequence[int | None]) -> tuple[int | None, int | None]:
+    pair = (ranks, ranks) if isinstance(ranks, int) else tuple(ranks)
+    if len(pair) != 2:
+        raise ValueError(f"got ranks={ranks!r}; the Tucker form takes two, (r_out, r_in), or one int for both")
+    return pair
