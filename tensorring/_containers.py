@@ -34,7 +34,7 @@ _DAMAGE = (
 
 
 def encode(suffix: str, arrays: Arrays, metadata: Metadata) -> bytes:
-    """The file of that suffix, as bytes. Arrays are float32 or float64; the same ones give the same bytes."""
+    """The file of that suffix, as bytes. Arrays are float32 or float64."""
     little = {name: _with_order(array, "<") for name, array in arrays.items()}
     return safetensors.numpy.save(little, metadata=metadata) if suffix == ".safetensors" else _npz(little, metadata)
 
@@ -72,7 +72,7 @@ def _npz(arrays: Arrays, metadata: Metadata) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, array in {_NPZ_METADATA: text, **{f"{name}.npy": array for name, array in arrays.items()}}.items():
-            # A ZipInfo has a fixed date, so that the same tensor gives the same file.
+            # A ZipInfo has a fixed date: the same tensor gives the same file.
             with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
     return buffer.getvalue()
@@ -100,11 +100,14 @@ def _npy(content: bytes, name: str) -> np.ndarray[Any, Any]:
     length = int.from_bytes(content[len(_NPY_MAGIC) : start], "little")
     if not content.startswith(_NPY_MAGIC) or length > len(content) - start or length > 2**12:
         raise ValueError(f"its member {name!r} is no npy array as tensorring writes them")
-    header = ast.literal_eval(content[start : start + length].decode("latin1").strip())
+    try:
+        header = ast.literal_eval(content[start : start + length].decode("ascii").strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        header = None
     if not isinstance(header, dict) or set(header) != _NPY_HEADER_KEYS or header["descr"] not in _NPY_DTYPES:
         raise ValueError(f"its member {name!r} has the header {header!r:.80}; only arrays of floats are written")
     shape, data = header["shape"], content[start + length :]
-    sizes_are_counts = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
-    if not sizes_are_counts or math.prod(shape) * np.dtype(header["descr"]).itemsize != len(data):
+    is_shape = isinstance(shape, tuple) and len(shape) <= 64 and all(type(size) is int and size >= 0 for size in shape)
+    if not is_shape or math.prod(shape) * np.dtype(header["descr"]).itemsize != len(data):
         raise ValueError(f"its member {name!r} has the header {header!r:.80} but {len(data)} bytes")
     return np.frombuffer(data, header["descr"]).reshape(shape, order="F" if header["fortran_order"] else "C")

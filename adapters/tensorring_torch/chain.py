@@ -79,7 +79,10 @@ class Chain:
     @torch.no_grad()
     def layers(self, like: nn.Conv2d) -> nn.Sequential:
         """The layers, with dtype, device, bias, training mode and requires_grad of `like`."""
-        weights = stage_weights([_kernels(tensor) for tensor in self.tensors], self.starts)
+        # Merged in the longer of the two dtypes, rounded once.
+        chains = [_kernels(tensor) for tensor in self.tensors]
+        dtype = torch.promote_types(chains[0][0].dtype, like.weight.dtype)
+        weights = stage_weights([[kernel.to(dtype) for kernel in chain] for chain in chains], self.starts)
         trained = like.weight.requires_grad
         parameters = [nn.Parameter(w.to(like.weight).contiguous(), requires_grad=trained) for w in weights]
         bias = None if like.bias is None else nn.Parameter(like.bias.clone(), requires_grad=like.bias.requires_grad)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -18,22 +19,27 @@ FORMATS = (tg.TRTensor, tg.TTTensor, tg.TuckerTensor, tg.CutTensor)
 
 def obstacle(layer: nn.Module) -> str | None:
     """Why a layer cannot be replaced by a chain that is built from its weight; None where it can."""
-    if "quantized" in type(layer).__module__.split("."):
-        return "quantised"
-    if not isinstance(layer, nn.Conv2d):
-        return f"a {type(layer).__name__} is not an nn.Conv2d"
-    weight = layer._parameters.get("weight")
-    if parametrize.is_parametrized(layer) or weight is None or set(layer._parameters) != {"weight", "bias"}:
-        return "its weight is computed from other parameters (weight norm, a parametrization, pruning)"
-    if isinstance(weight, UninitializedTensorMixin):
-        return "its parameters are not initialised: run the model once"
-    if type(weight.data) is not Tensor or not (weight.is_floating_point() or weight.is_complex()):
-        return "quantised"
+    return next((reason for found, reason in _obstacles(layer) if found), None)
+
+
+def _obstacles(layer: nn.Module) -> Iterator[tuple[bool, str]]:
+    """Lazily: each may be asked only where those before it were not found."""
+    yield is_quantised(layer), "quantised"
+    yield not isinstance(layer, nn.Conv2d), f"a {type(layer).__name__} is not an nn.Conv2d"
+    computed = parametrize.is_parametrized(layer) or set(layer._parameters) != {"weight", "bias"}
+    yield computed, "its weight is computed from other parameters (weight norm, a parametrization, pruning)"
+    weight = layer.weight
+    yield isinstance(weight, UninitializedTensorMixin), "its parameters are not initialised: run the model once"
+    yield type(weight.data) is not Tensor or not (weight.is_floating_point() or weight.is_complex()), "quantised"
     own = type(layer).forward is nn.Conv2d.forward and type(layer)._conv_forward is nn.Conv2d._conv_forward
-    if not own or "forward" in vars(layer):
-        return f"{type(layer).__name__} has a forward of its own"
+    yield not own or "forward" in vars(layer), f"{type(layer).__name__} has a forward of its own"
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return "it has hooks, which would be lost" if any(hooks) else None
+    yield any(hooks), "it has hooks, which would be lost"
+
+
+def is_quantised(layer: nn.Module) -> bool:
+    """Whether torch's quantisation made this layer."""
+    return "quantized" in type(layer).__module__.split(".") and hasattr(layer, "kernel_size")
 
 
 def check_layer(layer: Any) -> None:
@@ -86,6 +92,24 @@ def check_format(name: Any, known: Sequence[str]) -> None:
     """ValueError that lists the known formats, unless it is one."""
     if name not in known:
         raise ValueError(f"got format={name!r}; known formats are {', '.join(known)}")
+
+
+def check_model(model: Any) -> None:
+    """TypeError unless it is a module whose layers can be exchanged."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"got a {type(model).__name__} for the model; it is an nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("got a scripted model; its layers cannot be exchanged: compress it before scripting it")
+
+
+def check_request(tol: Any, minimize: Any) -> None:
+    """ValueError or TypeError unless both are what `compress` takes; the core would only see tol at the first layer."""
+    if isinstance(tol, bool) or not isinstance(tol, Real):
+        raise TypeError(f"got tol={tol!r}; it is a number in [0, 1): the relative error allowed for each layer")
+    if not 0 <= tol < 1:
+        raise ValueError(f"got tol={tol!r}; the relative error allowed lies in [0, 1)")
+    if minimize not in ("macs", "parameters"):
+        raise ValueError(f"got minimize={minimize!r}; known are 'macs' and 'parameters'")
 
 
 def host_weight(weight: Tensor) -> Any:

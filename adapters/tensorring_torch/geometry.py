@@ -170,6 +170,8 @@ class Plan:
     ranks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.links or self.blocks not in (1, self.geometry.groups):
+            raise ValueError(f"got {self.blocks} blocks of links {self.links} for {self.geometry.groups} groups")
         whole = reduce(Link.then, self.links)
         outputs, *rest = self.geometry.weight_shape
         once = all(s in (1, k) for link in self.links for s, k in zip(link[2:], self.geometry.kernel, strict=True))
@@ -205,10 +207,10 @@ class Plan:
         """The multiply-adds of all calls together."""
         places = _places(self.geometry, calls)
         channels, height, width, total = self.geometry.in_channels, 1, 1, 0
-        for link in self.links:
+        for k, link in enumerate(self.links, start=1):
             height, width = height * link.height, width * link.width
-            # The last link has outputs for each group; what its other inputs would be are not riders but groups.
-            copies = self.blocks if link is self.links[-1] else channels // link.inputs
+            # Before the last link whatever it does not take rides along; the last has outputs for each group alone.
+            copies = channels // link.inputs if k < len(self.links) else self.blocks
             total += copies * math.prod(link) * places[height, width]
             channels = copies * link.outputs
         return total

@@ -1,4 +1,4 @@
-"""The layers that chains are built of: plain convolutions, and two modules that move an index into the batch and back."""
+"""What chains are built of: plain convolutions, and two modules that move an index into the batch and back."""
 
 from __future__ import annotations
 
@@ -144,9 +144,10 @@ def dense_weight(plan: Plan, weights: Sequence[Tensor]) -> Tensor:
 
 
 def compose(first: Tensor, then: Tensor) -> Tensor:
-    """K[p, n, h·H, w·W] = Σ_q then[p, q, H, W]·first[q, n, h, w]: two convolutions as one; at most one extends on an axis.
+    """K[p, n, h·H, w·W] = Σ_q then[p, q, H, W]·first[q, n, h, w]: two convolutions as one.
 
-    Where one has a multiple of the channels of the other, the leading part of that index rides along.
+    Only one of them extends along each axis. Where one has a multiple of the channels of the other, the leading part
+    of that index rides along.
     """
     m, n, *size = first.shape
     p, q, *following = then.shape

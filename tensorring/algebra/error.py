@@ -14,7 +14,7 @@ from tensorring._array import (
     is_complex,
     slices,
 )
-from tensorring.linalg.scale import measure, scaled
+from tensorring.linalg.scale import measure
 from tensorring.tensors import LowRankTensor
 
 

@@ -18,7 +18,7 @@ from tensorring._array import (
     to_host,
 )
 from tensorring.contract.unfold import mode_product
-from tensorring.linalg.scale import measure
+from tensorring.linalg.scale import largest_entry, measure
 from tensorring.tensors import CPTensor, CutTensor, LowRankTensor, TRTensor, TTTensor, TuckerTensor
 
 
@@ -26,7 +26,7 @@ class _Scaled:
     """An array and the power of two taken out of it, so that products of many factors stay in range."""
 
     def __init__(self, array: Array, exponent: int = 0) -> None:
-        peak = float(np.max(np.abs(to_host(array))))
+        peak = largest_entry(namespace(array).reshape(array, (-1,)))
         shift = math.frexp(peak)[1] if math.isfinite(peak) and peak > 0 else 0
         self.array = (array * 2.0 ** (-(shift // 2))) * 2.0 ** (-(shift - shift // 2))
         self.exponent = exponent + shift
@@ -122,9 +122,16 @@ def _inner(a: LowRankTensor, b: LowRankTensor) -> tuple[Any, int]:
         raise TypeError(f"got {a!r} and {b!r}; the two must have one format: use to_dense() on both")
     if a.shape != b.shape:
         raise ValueError(f"got shapes {a.shape} and {b.shape}; the two must have one shape")
-    scaled = _CONTRACTIONS[type(a)](a, b)
-    value = to_host(scaled.array).reshape(())[()]
-    return (complex(value) if np.iscomplexobj(value) else float(value)), scaled.exponent
+    (a, shift), (b, other) = _scaled(a), _scaled(b)
+    product = _CONTRACTIONS[type(a)](a, b)
+    value = to_host(product.array).reshape(())[()]
+    return (complex(value) if np.iscomplexobj(value) else float(value)), product.exponent + shift + other
+
+
+def _scaled(t: LowRankTensor) -> tuple[LowRankTensor, int]:
+    """The tensor with entries of order 1 in all its arrays, and the power of two taken out of them together."""
+    parts = [_Scaled(array) for array in t.arrays]
+    return t.with_arrays([part.array for part in parts]), sum(part.exponent for part in parts)
 
 
 def _inner_chain(a: TTTensor | TRTensor, b: TTTensor | TRTensor) -> _Scaled:

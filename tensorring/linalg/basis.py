@@ -130,7 +130,7 @@ def _route(x: Array, max_error: float, norm: float, max_rank: int | None) -> Rou
 
 def _column_blocks(x: Array, columns: int) -> Iterator[Array]:
     """The unfolding of the middle axis in blocks (n, about `columns`): views, or copies of one block."""
-    before, n, after = x.shape
+    before, _, after = x.shape
     if before == 1:
         for block in slices(after, columns):
             yield x[0, :, block]

@@ -34,7 +34,7 @@ def measure(x: Array, *, name: str = "x") -> Scale:
         What the error message calls it.
     """
     flat = namespace(x).reshape(x, (-1,))
-    peak = _peak(flat)
+    peak = largest_entry(flat)
     if not math.isfinite(peak):
         _raise_not_finite(x, name)
     if peak == 0.0:
@@ -59,14 +59,14 @@ def _blocks(flat: Array) -> list[Array]:
     return [flat[block] for block in slices(flat.shape[0], length)]
 
 
-def _peak(flat: Array) -> float:
-    """The largest |entry|; NaN or inf where there is one (both survive a maximum).
+def largest_entry(flat: Array) -> float:
+    """The largest |entry| of an array of one axis; NaN or inf where there is one (both survive a maximum).
 
     Complex entries count by their parts: |z| itself may overflow where both parts are finite.
     """
     xp = namespace(flat)
     if is_complex(flat):
-        return _largest([_peak(xp.real(flat)), _peak(xp.imag(flat))])
+        return _largest([largest_entry(xp.real(flat)), largest_entry(xp.imag(flat))])
     extremes = []
     for block in _blocks(flat):
         extremes += [xp.max(block), -xp.min(block)]

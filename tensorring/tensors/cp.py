@@ -42,6 +42,7 @@ class CPTensor(LowRankTensor):
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", checked_array(self.weights, "weights"))
         object.__setattr__(self, "factors", checked_arrays(self.factors, "factors"))
+        namespace(*self.arrays)
         check_ndim(self.weights, 1, "weights", "(rank,)")
         for k, factor in enumerate(self.factors):
             check_ndim(factor, 2, f"factors[{k}]", "(mode size, rank)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ class CutTensor(LowRankTensor):
             )
         if self.left.shape[-1] != self.right.shape[0]:
             raise ValueError(
-                f"left ends with bond {self.left.shape[-1]} but right begins with {self.right.shape[0]}: make them equal"
+                f"left ends with bond {self.left.shape[-1]} but right begins with {self.right.shape[0]}: "
+                "make them equal"
             )
 
     @property
@@ -100,5 +102,5 @@ class CutTensor(LowRankTensor):
 
 
 def _is_ascending(modes: tuple[int, ...], order: int) -> bool:
-    steps = all(a < b for a, b in zip(modes, modes[1:], strict=False))
+    steps = all(a < b for a, b in itertools.pairwise(modes))
     return bool(modes) and steps and modes[0] >= 0 and modes[-1] < order

@@ -120,4 +120,7 @@ class Decomposition(Generic[T_co]):
 
     def __repr__(self) -> str:
         """One line."""
-        return f"Decomposition({self.tensor!r}, error={self.error:.4g}, converged={self.converged}, stop={self.stop.value})"
+        return (
+            f"Decomposition({self.tensor!r}, error={self.error:.4g}, converged={self.converged}, "
+            f"stop={self.stop.value})"
+        )

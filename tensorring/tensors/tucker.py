@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from tensorring._array import Array
+from tensorring._array import Array, namespace
 from tensorring.contract.unfold import mode_product
 from tensorring.tensors.low_rank import LowRankTensor, check_ndim, checked_array, checked_arrays
 
@@ -42,6 +42,7 @@ class TuckerTensor(LowRankTensor):
     def __post_init__(self) -> None:
         object.__setattr__(self, "core", checked_array(self.core, "core"))
         object.__setattr__(self, "factors", checked_arrays(self.factors, "factors"))
+        namespace(*self.arrays)
         check_ndim(self.core, len(self.factors), "core", "one for each factor")
         for k, factor in enumerate(self.factors):
             check_ndim(factor, 2, f"factors[{k}]", "(mode size, rank)")

@@ -183,13 +183,12 @@ def test_interrupted_compress_returns_the_best_so_far(monkeypatch, rng):
 @pytest.mark.parametrize("method", [tg.tt_svd, tg.tucker_hosvd])
 @pytest.mark.parametrize("tol", [0.1, 1e-12])
 def test_memory_stays_within_the_size_of_the_input(method, tol, rng):
-    low_rank = tg.random.tucker((120, 120, 120), ranks=12, rng=0).to_dense()
-    x = low_rank + 0.1 * np.linalg.norm(low_rank) / 120**1.5 * rng.standard_normal(low_rank.shape)
+    low_rank = tg.random.tucker((200, 200, 200), ranks=20, rng=0).to_dense()
+    x = low_rank + 0.1 * np.linalg.norm(low_rank) / 200**1.5 * rng.standard_normal(low_rank.shape)
     method(x[:20, :20, :20].copy(), tol=tol)
     tracemalloc.start()
     result = method(x, tol=tol)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert result.converged
-    # Blocks of some megabytes come on top, which count at this size and not at a larger one.
-    assert peak <= 1.2 * x.nbytes + 24 * 2**20
+    assert peak <= 1.2 * x.nbytes

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from tensorring.linalg import error_floor, rank_for, tails
 
-SPECTRA = st.lists(st.just(0.0) | st.floats(1e-100, 1e3), min_size=1, max_size=12).map(lambda s: np.array(sorted(s, reverse=True)))
+SPECTRA = st.lists(st.just(0.0) | st.floats(1e-100, 1e3), min_size=1, max_size=12).map(
+    lambda s: np.array(sorted(s, reverse=True))
+)
 
 
 @given(SPECTRA)

@@ -97,9 +97,16 @@ def explore(
         reached, made = (*cuts, Cut(rank, least)), spent + basis.error(rank) ** 2
         if hopeless(reached, made):
             continue
-        rest = remainder(matrix, basis, rank) if cuts_left > 1 else chain
-        follow = spend._replace(shares=tuple(shares))
-        yield from explore(rest, sizes[1:], follow, caps=caps[1:], hopeless=hopeless, spent=made, cuts=reached)
+        yield from explore(
+            # Not bound to a name: it would live on while the next one is made.
+            remainder(matrix, basis, rank) if cuts_left > 1 else chain,
+            sizes[1:],
+            spend._replace(shares=tuple(shares)),
+            caps=caps[1:],
+            hopeless=hopeless,
+            spent=made,
+            cuts=reached,
+        )
 
 
 def cores_of(

@@ -129,8 +129,18 @@ def _explore(
         reached = _Plan((*plan.cuts, cut), plan.spent + basis.error(rank) ** 2)
         if best.beats(_storage(shape, _in_order(reached.cuts, modes)), reached.spent):
             continue
-        rest = core if left == 1 or rank == core.shape[mode] else _projected(core, basis, rank, mode, owned=False)
-        yield from _explore(rest, modes, spend._replace(shares=tuple(shares)), caps, best, reached, shape, None)
+        whole = left == 1 or rank == core.shape[mode]
+        yield from _explore(
+            # Not bound to a name: it would live on while the next one is made.
+            core if whole else _projected(core, basis, rank, mode, owned=False),
+            modes,
+            spend._replace(shares=tuple(shares)),
+            caps,
+            best,
+            reached,
+            shape,
+            None,
+        )
 
 
 def _projected(core: Array, basis: Basis, rank: int, mode: int, *, owned: bool) -> Array:

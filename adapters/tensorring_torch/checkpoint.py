@@ -1,0 +1,241 @@
+"""Files of compressed networks: safetensors, which holds numbers and text and can execute nothing."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from tensorring_torch.checks import check_model, obstacle
+from tensorring_torch.geometry import Geometry, Link, Plan
+from tensorring_torch.layer import plan_of
+from tensorring_torch.modules import sequence
+from tensorring_torch.replace import put
+
+FORMAT, VERSION = "tensorring_torch.network", "1"
+
+
+def save(path: str | os.PathLike[str], model: nn.Module) -> None:
+    """load(path, dense model) computes what `model` does: every tensor of its state, and how its layers are built.
+
+    Parameters
+    ----------
+    path
+        The file; an older one of this name is replaced once the new one is complete.
+    model
+        A network that `compress` returned, or one with layers of `build_layer` or `decompose_layer` put in.
+
+    Raises
+    ------
+    TypeError
+        If the model is no nn.Module, or its state holds what is no tensor (`get_extra_state`).
+    OSError
+        If the file cannot be written.
+
+    Notes
+    -----
+    The file is safetensors; tied tensors are stored once. Optimizer states are not part of it.
+
+    Examples
+    --------
+    >>> import os, tempfile, torch, tensorring_torch as tgt
+    >>> def dense():
+    ...     return torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.ReLU())
+    >>> small = tgt.compress(dense(), torch.zeros(1, 8, 9, 9), tol=0.6).model
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tgt.save(os.path.join(folder, "small.safetensors"), small)
+    ...     again = tgt.load(os.path.join(folder, "small.safetensors"), dense())
+    >>> x = torch.rand(1, 8, 9, 9)
+    >>> torch.equal(small(x), again(x))
+    True
+    """
+    check_model(model)
+    tensors, tied = _distinct(model.state_dict())
+    plans = {name: asdict(plan) for name, plan in _plans(model).items()}
+    metadata = {"format": FORMAT, "version": VERSION, "layers": json.dumps(plans), "tied": json.dumps(tied)}
+    _write(Path(path), to_bytes(tensors, metadata))
+
+
+def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+    """A new model: `model` with the layers and the numbers of the file. `model` itself is not changed.
+
+    Parameters
+    ----------
+    path
+        A file that `save` wrote.
+    model
+        The dense network, freshly built: same architecture and dtypes as the one that was compressed.
+
+    Returns
+    -------
+    nn.Module
+        On the devices, with the training modes and `requires_grad` of `model`.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no nn.Module.
+    ValueError
+        If the file is truncated or not one of ours, or does not fit the model: the message names the tensor or layer.
+    OSError
+        If the file cannot be read.
+
+    Notes
+    -----
+    Nothing in the file is executed, and no memory is allocated but for the tensors that it really holds.
+
+    Examples
+    --------
+    See `save`.
+    """
+    check_model(model)
+    metadata, tensors = _read(Path(path))
+    layers = _object(path, metadata, "layers")
+    for name, source in _object(path, metadata, "tied").items():
+        if not isinstance(source, str) or source not in tensors or name in tensors:
+            raise ValueError(f"{path}: tensor {name!r} is tied to {source!r}, which the file does not hold")
+        tensors[name] = tensors[source]
+    dense = dict(model.named_modules(remove_duplicate=False))
+    built: dict[int, nn.Sequential] = {}
+    for name, entry in layers.items():
+        like = _fitting(path, name, dense.get(name), entry)
+        if id(like) not in built:  # a layer that stands at several places does so again
+            plan = _plan(path, name, entry, like, held=sum(tensor.numel() for tensor in tensors.values()))
+            built[id(like)] = _skeleton(plan, like)
+    new = put(copy.deepcopy(model), {name: built[id(dense[name])] for name in layers})
+    _check_state(path, new.state_dict(), tensors)
+    for name in layers:
+        new.get_submodule(name).to_empty(device=dense[name].weight.device)
+    new.load_state_dict(tensors)
+    return new
+
+
+def _plans(model: nn.Module) -> dict[str, Plan]:
+    modules = model.named_modules(remove_duplicate=False)
+    return {name: plan for name, plan in ((name, plan_of(module)) for name, module in modules) if plan is not None}
+
+
+def _distinct(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors, each once and with memory of its own, and the names that stand for another's."""
+    tensors: dict[str, Tensor] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    tied = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"got {name!r} of type {type(value).__name__} in the model's state; only tensors are saved")
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
+        if value.numel() and first.setdefault(key, name) != name:
+            tied[name] = first[key]
+        else:
+            tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return tensors, tied
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Complete or not at all: written beside the file, then moved over it."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    with path.open("rb"):  # a missing file is an OSError that names it, not a corrupt one
+        pass
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+                got = {key: metadata.get(key) for key in ("format", "version")}
+                raise ValueError(f"{path}: got {got}; files that save writes have {FORMAT!r}, version {VERSION!r}")
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a complete safetensors file ({error}); save writes one") from error
+
+
+def _object(path: Any, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    try:
+        value = json.loads(metadata[key])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its entry {key!r} is missing or no JSON ({type(error).__name__})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: its entry {key!r} is a {type(value).__name__}, not an object")
+    return value
+
+
+def _json(geometry: Geometry) -> Any:
+    return json.loads(json.dumps(asdict(geometry)))
+
+
+def _fitting(path: Any, name: str, layer: nn.Module | None, entry: Any) -> nn.Conv2d:
+    """The layer of the dense model that an entry stands in for."""
+    got = entry.get("geometry") if isinstance(entry, dict) else None
+    reason = "the model has no layer of that name" if layer is None else obstacle(layer)
+    if reason is None and got != _json(Geometry.of(layer)):
+        reason = f"in the model it is {_json(Geometry.of(layer))}, in the file {got}"
+    if layer is None or reason is not None:
+        raise ValueError(f"{path}: layer {name!r} does not fit: {reason}; load onto the dense model, freshly built")
+    return layer
+
+
+def _plan(path: Any, name: str, entry: Any, like: nn.Conv2d, *, held: int) -> Plan:
+    """A plan from text that anyone may have written: every part is checked, and nothing is allocated."""
+    try:
+        geometry = Geometry.of(like)
+        (blocks,) = _positive([entry["blocks"]])
+        links = tuple(Link(*_positive(link)) for link in entry["links"])
+        plan = Plan(geometry, links, blocks, str(entry["form"]), tuple(_positive(entry["ranks"])))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the plan of layer {name!r} is not one ({error})") from None
+    if plan.parameters > held:
+        raise ValueError(
+            f"{path}: layer {name!r} claims {plan.parameters} parameters, but the file holds {held} numbers"
+        )
+    return plan
+
+
+def _positive(values: Any) -> list[int]:
+    if not isinstance(values, list) or any(type(value) is not int or value < 1 for value in values):
+        raise ValueError(f"got {values!r} where positive ints are needed")
+    return values
+
+
+def _skeleton(plan: Plan, like: nn.Conv2d) -> nn.Sequential:
+    """The layers of a plan, without memory for their numbers yet."""
+
+    def empty(shape: tuple[int, ...], trained: bool) -> nn.Parameter:
+        return nn.Parameter(torch.empty(shape, dtype=like.weight.dtype, device="meta"), requires_grad=trained)
+
+    weights = [empty(stage.conv.weight_shape, like.weight.requires_grad) for stage in plan.stages]
+    bias = None if like.bias is None else empty(tuple(like.bias.shape), like.bias.requires_grad)
+    return sequence(plan, weights, bias).train(like.training)
+
+
+def _check_state(path: Any, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """ValueError unless the file has the model's tensors, all of them, and nothing else."""
+    for name in (*expected, *tensors):
+        mine, got = expected.get(name), tensors.get(name)
+        if mine is None or got is None:
+            where = "the file but not in the model" if mine is None else "the model but not in the file"
+            raise ValueError(f"{path}: tensor {name!r} is in {where}; load onto the dense model that was compressed")
+        if (mine.shape, mine.dtype) != (got.shape, got.dtype):
+            raise ValueError(
+                f"{path}: tensor {name!r} is {got.dtype} {tuple(got.shape)}, the model needs {mine.dtype} "
+                f"{tuple(mine.shape)}; build it alike, and bring it to this dtype before loading"
+            )

@@ -1,0 +1,95 @@
+"""Pretrained CIFAR ResNets, compressed without any data: parameters, accuracy, latency.
+
+python -m benchmarks.cifar --data DIR [--network resnet20 …] [--tol 0.5 …] [--form tr …] [--minimize macs]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import tensorring_torch as tgt
+from benchmarks import machine, resnet
+from benchmarks.tables import table, write
+
+FORMS = ("tr", "tt", "tucker", "cut", "auto")
+HEAD = ("network", "form", "tol", "parameters", "ratio", "multiply-adds", "of dense", "accuracy", "dense",
+        "ms, batch 1", "dense", "ms, batch 32", "dense")  # fmt: skip
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """The share of images told right."""
+    return torch.cat([model(batch).argmax(1) for batch in x.split(256)]).eq(y).float().mean().item()
+
+
+@torch.inference_mode()
+def latencies(models: list[nn.Module], x: Tensor, repeats: int = 40) -> list[float]:
+    """Median milliseconds of each model on one batch, the models in turn, so that drift touches all alike."""
+    times: list[list[float]] = [[] for _ in models]
+    for turn in range(repeats + 5):
+        for model, kept in zip(models, times, strict=True):
+            start = time.perf_counter()
+            model(x)
+            if turn >= 5:
+                kept.append(time.perf_counter() - start)
+    return [1e3 * median(kept) for kept in times]
+
+
+def rows(data: Path, network: str, tols: list[float], forms: list[str], minimize: str) -> list[tuple[object, ...]]:
+    """One line for each form and tolerance; the test images are looked at once a line, last."""
+    dense = resnet.pretrained(data, network)
+    x, y = resnet.images(data, "test")
+    score = accuracy(dense, x, y)
+    lines = []
+    for form, tol in tqdm([(form, tol) for form in forms for tol in tols], desc=network):
+        formats = None if form == "auto" else [form]
+        result = tgt.compress(dense, x[:1], tol=tol, formats=formats, minimize=minimize)
+        ours, report = result.model.eval(), result.report
+        one, batch = latencies([ours, dense], x[:1], 200), latencies([ours, dense], x[:32])
+        lines.append((
+            network, form, tol, f"{report.after.parameters:,}", f"{report.before.parameters / report.after.parameters:.2f}",
+            f"{report.after.multiply_adds / 1e6:.1f} M", f"{report.after.multiply_adds / report.before.multiply_adds:.2f}",
+            f"{accuracy(ours, x, y):.4f}", f"{score:.4f}", f"{one[0]:.2f}", f"{one[1]:.2f}", f"{batch[0]:.1f}", f"{batch[1]:.1f}",
+        ))  # fmt: skip
+    return lines
+
+
+def main() -> None:
+    """Reads the command line, prints the table and writes docs/benchmarks/cifar.md."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_sample.npz and the networks")
+    parser.add_argument("--network", nargs="+", choices=resnet.BLOCKS, default=["resnet20"])
+    parser.add_argument("--tol", nargs="+", type=float, default=[0.5])
+    parser.add_argument("--form", nargs="+", choices=FORMS, default=["tr"])
+    parser.add_argument("--minimize", choices=("macs", "parameters"), default="macs")
+    parser.add_argument("--write", default="", help="name of a page to write under docs/benchmarks")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    lines = [
+        line for network in options.network for line in rows(options.data, network, options.tol, options.form, options.minimize)
+    ]
+    command = f"python -m benchmarks.cifar --data DIR --network {' '.join(options.network)} --tol " + (
+        f"{' '.join(map(str, options.tol))} --form {' '.join(options.form)} --minimize {options.minimize}"
+    )
+    text = "\n\n".join((
+        "# Pretrained CIFAR ResNets, compressed without data or fine-tuning",
+        f"Written by `{command}`. Whole-network parameters; accuracy on 846 test images (one standard error is about a "
+        "point), latency as medians, ours and dense in turn.",
+        machine.describe(("numpy", "torch", "tensorring")),
+        table(HEAD, lines),
+    ))  # fmt: skip
+    if options.write:
+        write(options.write, text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
