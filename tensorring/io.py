@@ -162,10 +162,8 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _described(tensor: LowRankTensor) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "format": tensor.format,
-        "dtypes": [dtype_name(array.dtype) for array in tensor.arrays],
-    }
+    dtypes = [dtype_name(array.dtype) for array in tensor.arrays]
+    facts: dict[str, Any] = {"format": tensor.format, "dtypes": dtypes}
     if isinstance(tensor, CutTensor):
         facts["modes"] = list(tensor.modes)
     return facts
@@ -265,9 +263,7 @@ def _from_reals(array: np.ndarray[Any, Any], name: str, dtype: str) -> np.ndarra
 
 def _stop(name: str) -> Stop:
     if name not in Stop.__members__:
-        raise ValueError(
-            f"its metadata says that the method stopped by {name!r:.60}, which is none of {list(Stop.__members__)}"
-        )
+        raise ValueError(f"its metadata says stop = {name!r:.60}, which is none of {list(Stop.__members__)}")
     return Stop[name]
 
 

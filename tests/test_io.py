@@ -496,6 +496,22 @@ def test_an_archive_that_claims_more_than_it_has(tmp_path) -> None:
     _refused(path, "more bytes than the file has|damaged")
 
 
+def test_an_archive_whose_members_are_one_and_the_same(tmp_path) -> None:
+    """A thousand entries of the directory for one member: a thousand times its memory, if they were read."""
+    path = tmp_path / "t.npz"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(
+            "array_0.npy", _npy(b"{'descr': '<f8', 'fortran_order': False, 'shape': (125,), }", bytes(1000))
+        )
+    content = buffer.getvalue()
+    start, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    directory, count = content[start:end] * 1000, (1000).to_bytes(2, "little")
+    tail = b"PK\x05\x06" + bytes(4) + count * 2 + len(directory).to_bytes(4, "little") + start.to_bytes(4, "little")
+    path.write_bytes(content[:start] + directory + tail + bytes(2))
+    _refused(path, "more bytes than the file has")
+
+
 def test_every_dtype_is_stored(path) -> None:
     for name in _array.FLOATS:
         tg.save(path, tg.random.tt((3, 4), ranks=2, dtype=name, rng=0))

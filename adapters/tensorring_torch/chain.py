@@ -73,18 +73,21 @@ class Chain:
         links = tuple(Link(*kernel.shape) for kernel in _kernels(tensors[0]))
         form = (form or tensors[0].format) + str(getattr(tensors[0], "modes", ""))
         plan = Plan(use.geometry, links, len(tensors), form, tensors[0].ranks)
-        starts = plan.cheapest(use.calls, use.minimize)
+        _, starts = plan.cheapest(use.calls, use.minimize)
         return cls(tuple(tensors), plan.merged(starts), starts, error)
 
     @torch.no_grad()
     def layers(self, like: nn.Conv2d) -> nn.Sequential:
         """The layers, with dtype, device, bias, training mode and requires_grad of `like`."""
-        # Merged in the longer of the two dtypes, rounded once.
-        chains = [_kernels(tensor) for tensor in self.tensors]
-        dtype = torch.promote_types(chains[0][0].dtype, like.weight.dtype)
-        weights = stage_weights([[kernel.to(dtype) for kernel in chain] for chain in chains], self.starts)
+        # Merged in the longer of the two dtypes, and rounded once.
+        dtype = torch.promote_types(to_torch(self.tensors[0].arrays[0]).dtype, like.weight.dtype)
+        tensors = [tensor.astype(str(dtype).removeprefix("torch.")) for tensor in self.tensors]
+        weights = stage_weights([_kernels(tensor) for tensor in tensors], self.starts)
         trained = like.weight.requires_grad
-        parameters = [nn.Parameter(w.to(like.weight).contiguous(), requires_grad=trained) for w in weights]
+        # A 1×1 kernel is contiguous in either memory format; torch would read channels_last into the wrong strides,
+        # compute in it, and every fold would be a copy.
+        plain = [w.to(like.weight).clone(memory_format=torch.contiguous_format) for w in weights]
+        parameters = [nn.Parameter(w, requires_grad=trained) for w in plain]
         bias = None if like.bias is None else nn.Parameter(like.bias.clone(), requires_grad=like.bias.requires_grad)
         return sequence(self.plan, parameters, bias).train(like.training)
 

@@ -27,7 +27,7 @@ def _obstacles(layer: nn.Module) -> Iterator[tuple[bool, str]]:
     yield is_quantised(layer), "quantised"
     yield not isinstance(layer, nn.Conv2d), f"a {type(layer).__name__} is not an nn.Conv2d"
     computed = parametrize.is_parametrized(layer) or set(layer._parameters) != {"weight", "bias"}
-    yield computed, "its weight is computed from other parameters (weight norm, a parametrization, pruning)"
+    yield computed, "its weight is computed (weight norm, parametrization, pruning)"
     weight = layer.weight
     yield isinstance(weight, UninitializedTensorMixin), "its parameters are not initialised: run the model once"
     yield type(weight.data) is not Tensor or not (weight.is_floating_point() or weight.is_complex()), "quantised"
@@ -88,10 +88,12 @@ def _check_tensor(tensor: Any, weight: Tensor) -> None:
         )
 
 
-def check_format(name: Any, known: Sequence[str]) -> None:
-    """ValueError that lists the known formats, unless it is one."""
-    if name not in known:
-        raise ValueError(f"got format={name!r}; known formats are {', '.join(known)}")
+def check_formats(names: Sequence[Any], known: Sequence[str]) -> None:
+    """ValueError that lists the known formats, unless each is one and there is one."""
+    wrong = [name for name in names if name not in known]
+    if wrong or not names:
+        got = f"format={wrong[0]!r}" if wrong else "no formats"
+        raise ValueError(f"got {got}; known formats are {', '.join(known)}")
 
 
 def check_model(model: Any) -> None:

@@ -23,6 +23,7 @@ class Call(NamedTuple):
 
 
 Calls = tuple[Call, ...]
+Costs = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,14 @@ class Link(NamedTuple):
 
     def then(self, following: Link) -> Link:
         """The shape of the two kernels merged into one; ValueError where neither takes a multiple of the other."""
-        less, more = sorted((self.outputs, following.inputs))
-        if more % less:
-            raise ValueError(f"got {self} before {following}: outputs and inputs must be multiples, one of the other")
         size = (self.height * following.height, self.width * following.width)
-        if more == self.outputs:
-            return Link(more // less * following.outputs, self.inputs, *size)
-        return Link(following.outputs, more // less * self.inputs, *size)
+        riders, rest = divmod(self.outputs, following.inputs)
+        if not rest:
+            return Link(riders * following.outputs, self.inputs, *size)
+        riders, rest = divmod(following.inputs, self.outputs)
+        if not rest:
+            return Link(following.outputs, riders * self.inputs, *size)
+        raise ValueError(f"got {self} before {following}: outputs and inputs must be multiples, one of the other")
 
 
 class Stage(NamedTuple):
@@ -201,35 +203,44 @@ class Plan:
     @property
     def parameters(self) -> int:
         """The entries of all kernels, without the bias."""
-        return self.blocks * sum(math.prod(link) for link in self.links)
+        return self.cost((), "parameters")[0]
 
     def multiply_adds(self, calls: Calls) -> int:
         """The multiply-adds of all calls together."""
-        places = _places(self.geometry, calls)
-        channels, height, width, total = self.geometry.in_channels, 1, 1, 0
-        for k, link in enumerate(self.links, start=1):
+        return self.cost(calls, "macs")[0]
+
+    def cost(self, calls: Calls, minimize: str) -> Costs:
+        """What plans are compared by: multiply-adds or parameters, then the other of the two, then layers."""
+        return self._cost(self.links, _places(self.geometry, calls), minimize)
+
+    def _cost(self, links: Sequence[Link], places: dict[Size, int], minimize: str) -> Costs:
+        channels, height, width, work, storage = self.geometry.in_channels, 1, 1, 0, 0
+        for k, link in enumerate(links, start=1):
             height, width = height * link.height, width * link.width
             # Before the last link whatever it does not take rides along; the last has outputs for each group alone.
-            copies = channels // link.inputs if k < len(self.links) else self.blocks
-            total += copies * math.prod(link) * places[height, width]
+            copies = channels // link.inputs if k < len(links) else self.blocks
+            entries = math.prod(link)
+            work += copies * entries * places[height, width]
+            storage += self.blocks * entries
             channels = copies * link.outputs
-        return total
+        return (work, storage, len(links)) if minimize == "macs" else (storage, work, len(links))
 
     def merged(self, starts: Sequence[int]) -> Plan:
         """The plan that merges neighbouring kernels: one for each start, up to the next."""
-        runs = pairwise((*starts, len(self.links)))
-        return replace(self, links=tuple(reduce(Link.then, self.links[a:b]) for a, b in runs))
+        return replace(self, links=_merged(self.links, starts))
 
-    def cheapest(self, calls: Calls, minimize: str) -> tuple[int, ...]:
-        """The starts of the cheapest way to merge: of all ways, from no merging down to the single dense kernel."""
-        later = range(1, len(self.links))
+    def cheapest(self, calls: Calls, minimize: str) -> tuple[Costs, tuple[int, ...]]:
+        """The cheapest of all ways to merge, from none to the single dense kernel: what it costs, and its starts.
+
+        Nothing is built: searches for ranks ask this thousands of times.
+        """
+        places, later = _places(self.geometry, calls), range(1, len(self.links))
         ways = ((0, *rest) for count in range(len(self.links)) for rest in combinations(later, count))
-        return min(ways, key=lambda starts: self.merged(starts).cost(calls, minimize))
+        return min((self._cost(_merged(self.links, starts), places, minimize), starts) for starts in ways)
 
-    def cost(self, calls: Calls, minimize: str) -> tuple[int, int, int]:
-        """What plans are compared by: multiply-adds or parameters, then the other of the two, then layers."""
-        work, storage = self.multiply_adds(calls), self.parameters
-        return (work, storage, len(self.links)) if minimize == "macs" else (storage, work, len(self.links))
+
+def _merged(links: Sequence[Link], starts: Sequence[int]) -> tuple[Link, ...]:
+    return tuple(reduce(Link.then, links[a:b]) for a, b in pairwise((*starts, len(links))))
 
 
 @cache

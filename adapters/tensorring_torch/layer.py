@@ -10,7 +10,7 @@ from torch import nn
 
 import tensorring as tg
 from tensorring_torch.chain import FITS, Chain, Use, fitted
-from tensorring_torch.checks import check_format, check_layer, checked_tensors, host_weight
+from tensorring_torch.checks import check_formats, check_layer, checked_tensors, host_weight
 from tensorring_torch.forms.tr import Caps
 from tensorring_torch.geometry import Geometry, Plan
 from tensorring_torch.modules import convolution, dense_weight
@@ -96,7 +96,8 @@ def dense_layer(module: nn.Sequential) -> nn.Conv2d:
         raise ValueError(f"got layers that do not follow their plan {plan}; only their weights may be changed")
     weights, bias = [conv.weight for conv in convs], convs[-1].bias
     with torch.no_grad():
-        weight = nn.Parameter(dense_weight(plan, weights).clone(), any(w.requires_grad for w in weights))
+        weight = dense_weight(plan, weights).clone(memory_format=torch.contiguous_format)
+        weight = nn.Parameter(weight, any(w.requires_grad for w in weights))
         bias = None if bias is None else nn.Parameter(bias.clone(), bias.requires_grad)
     return convolution(plan.geometry, weight, bias).train(module.training)
 
@@ -143,7 +144,7 @@ def decompose_layer(
     >>> [tuple(layer.weight.shape) for layer in layers]
     [(4, 16, 1, 1), (8, 4, 3, 3), (32, 8, 1, 1)]
     """
-    check_format(format, list(FITS))
+    check_formats([format], list(FITS))
     check_layer(conv)
     use = Use.unknown(Geometry.of(conv))
     chains = fitted(host_weight(conv.weight), use, format=format, tol=tol, ranks=ranks)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from tensorring_torch.chain import FITS, Chain, Use, fitted
-from tensorring_torch.checks import check_format, check_model, check_request, host_weight, is_quantised, obstacle
+from tensorring_torch.checks import check_formats, check_model, check_request, host_weight, is_quantised, obstacle
 from tensorring_torch.geometry import Geometry
 from tensorring_torch.replace import put, tied_modules
 from tensorring_torch.report import Compressed, Cost, LayerReport, Report
@@ -77,8 +77,7 @@ def compress(
     check_model(model)
     check_request(tol, minimize)
     formats = tuple(FITS) if formats is None else ((formats,) if isinstance(formats, str) else tuple(formats))
-    for format in formats:
-        check_format(format, list(FITS))
+    check_formats(formats, list(FITS))
     request = _Request(tol, minimize, formats)
     shapes = input_shapes(model, example_input)
     tied = tied_modules(model)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
-from tensorring._array import Array, adjoint, block_length, conj, is_complex, is_host, namespace, slices, to_host
+from tensorring._array import Array, adjoint, block_length, conj, is_host, namespace, slices
+from tensorring.linalg.scale import root_of_sum, squared_parts
 
 # Below this share of the array a new one is cheaper than working in place, and lets the old one go.
 _IN_PLACE_SHARE = 0.25
@@ -44,12 +41,11 @@ def residual_norm(x: Array, basis: Array, coefficients: Array) -> float:
     """‖x − P·C‖_F in blocks, from the residual itself: a difference of norms would lose half the digits."""
     xp = namespace(x)
     before, n, after = x.shape
-    squares = []
+    squares: list[Array] = []
     for rows in slices(before, block_length(x, n * after)):
         for columns in slices(after, block_length(x, n * (rows.stop - rows.start))):
             part = coefficients[rows, :, columns]
             fitted = part[:, :, 0] @ basis.T if after == 1 else basis @ part
             block = xp.reshape(x[rows, :, columns], fitted.shape) - fitted
-            flat = xp.reshape(block, (-1,))
-            squares.append(xp.real(xp.vecdot(flat, flat)) if is_complex(flat) else flat @ flat)
-    return math.sqrt(float(np.sum(to_host(xp.stack(squares)), dtype=np.float64)))
+            squares += squared_parts(xp.reshape(block, (-1,)))
+    return root_of_sum(squares)

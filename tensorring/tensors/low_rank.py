@@ -16,6 +16,13 @@ class LowRankTensor(ABC):
     """A dense tensor held as a few small arrays. Frozen: its parts are never reassigned.
 
     The formats differ in which arrays they hold and how `to_dense` contracts them; all else follows.
+
+    Examples
+    --------
+    >>> import tensorring as tg
+    >>> t = tg.random.tt((4, 5, 6), ranks=2, rng=0)
+    >>> isinstance(t, tg.LowRankTensor), t.format, t.shape, t.ranks, t.parameter_count
+    (True, 'tt', (4, 5, 6), (2, 2), 40)
     """
 
     format: ClassVar[str]

@@ -48,7 +48,16 @@ class Stop(StrEnum):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One format, or one set of ranks, that a search tried."""
+    """One format, or one set of ranks, that a search tried.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tensorring as tg
+    >>> result = tg.compress(np.ones((4, 5, 6)), tol=0.1)
+    >>> min(candidate.parameter_count for candidate in result.candidates) == result.tensor.parameter_count
+    True
+    """
 
     format: str
     ranks: tuple[int, ...]

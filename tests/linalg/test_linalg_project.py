@@ -60,6 +60,13 @@ def test_readonly_and_small_shares_are_left_alone(gaussian, overwrite) -> None:
     project(fixed, _basis(3, 2, "float64", gaussian), overwrite=overwrite)
 
 
+def test_a_residual_of_equal_entries_does_not_round_to_one_side(dtype) -> None:
+    value = np.asarray(0.7182818, dtype)
+    x, p, c = np.full((1, 1, 10**6), value), np.zeros((1, 1), dtype), np.zeros((1, 1, 10**6), dtype)
+    exact = float(abs(value.astype("complex128"))) * 1000
+    assert residual_norm(x, p, c) == pytest.approx(exact, rel=5 * _array.eps(dtype))
+
+
 def test_a_tiny_residual_keeps_its_digits(gaussian) -> None:
     p = np.linalg.qr(gaussian((6, 6))).Q
     x = (p[:, :2] @ gaussian((2, 30)) + 1e-10 * p[:, 2:3] @ np.ones((1, 30))).reshape(1, 6, 30)

@@ -47,6 +47,14 @@ def test_many_blocks_are_one_norm(xp, dtype) -> None:
     assert measure(xp.asarray(x)) == (700.0, 0)
 
 
+def test_equal_entries_do_not_round_to_one_side(xp, dtype) -> None:
+    """A dot product adds up thousands of them in a row: 100 eps of the norm were lost, and 1000 of a residual."""
+    value = np.asarray(0.7182818, dtype)
+    exact = float(abs(value.astype("complex128"))) * 1000
+    x = xp.asarray(np.full(10**6, value))
+    assert measure(x).norm == pytest.approx(exact, rel=5 * _array.eps(dtype))
+
+
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 def test_parts_near_the_largest_number_do_not_overflow(dtype) -> None:
     largest = float(np.finfo(dtype).max)

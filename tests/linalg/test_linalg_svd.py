@@ -177,6 +177,17 @@ def test_the_error_of_the_gram_route_is_right_however_small(gaussian, decay, sha
     assert made <= 2 * decay
 
 
+@pytest.mark.parametrize("shape", [(4, 30), (30, 4)])
+def test_the_gram_route_never_trusts_its_blurred_values(gaussian, shape) -> None:
+    """A tail of 1e-6 is known to about 1e-10 from squares; asked for a little less, the rank must not be too small."""
+    max_error = 1e-6 - 1e-12
+    for _ in range(20):
+        u, v = (np.linalg.qr(gaussian((side, 4))).Q for side in shape)
+        a = (u * np.array([1.0, 0.5, 0.2, 1e-6])) @ v.T
+        result = truncated_svd(a, max_error=max_error, route="gram")
+        assert np.linalg.norm(a - (result.u * result.s) @ result.vh) <= max_error + 50 * _array.eps("float64")
+
+
 def test_the_gram_route_of_single_precision_keeps_all_its_digits(gaussian) -> None:
     a = _matrix((8, 50), "fast", "float32", gaussian)
     values = np.linalg.svd(a.astype("float64"), compute_uv=False)

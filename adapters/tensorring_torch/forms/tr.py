@@ -50,8 +50,7 @@ def cost(geometry: Geometry, calls: Calls, minimize: str) -> Cost:
 
     @cache
     def of_ranks(shape: tuple[int, ...], ranks: tuple[int, ...]) -> float:
-        plan = Plan(geometry, links(shape, ranks))
-        return plan.merged(plan.cheapest(calls, minimize)).cost(calls, minimize)[0]
+        return Plan(geometry, links(shape, ranks)).cheapest(calls, minimize)[0][0]
 
     return of_ranks
 
