@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from statistics import median
 
+import tensorring_torch as tgt
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import tensorring_torch as tgt
 from benchmarks import machine, resnet
 from benchmarks.tables import table, write
 
@@ -73,7 +73,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     lines = [
-        line for network in options.network for line in rows(options.data, network, options.tol, options.form, options.minimize)
+        line
+        for network in options.network
+        for line in rows(options.data, network, options.tol, options.form, options.minimize)
     ]
     command = f"python -m benchmarks.cifar --data DIR --network {' '.join(options.network)} --tol " + (
         f"{' '.join(map(str, options.tol))} --form {' '.join(options.form)} --minimize {options.minimize}"

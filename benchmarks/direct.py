@@ -23,7 +23,12 @@ METHODS: dict[str, Callable[..., tg.Decomposition]] = {
 }
 HEAD = ("tensor", "method", "format", "ranks", "parameters", "ratio", "asked", "made", "seconds", "extra memory")
 # On the same tensors, whole tables at p; the published code's own figures, not run again here.
-PUBLISHED = {("resnet20", 0.5): 130_402, ("resnet20", 0.3): 212_161, ("resnet56", 0.5): 396_482, ("resnet56", 0.3): 643_182}
+PUBLISHED = {
+    ("resnet20", 0.5): 130_402,
+    ("resnet20", 0.3): 212_161,
+    ("resnet56", 0.5): 396_482,
+    ("resnet56", 0.3): 643_182,
+}
 
 
 def peak_memory(fn: Callable[[], object]) -> int:
@@ -76,7 +81,16 @@ def large_kernel() -> str:
 def networks(data: Path) -> str:
     """All block kernels of the pretrained networks at one error each."""
     rows = list(_network_rows(data))
-    head = ("network", "error asked", "largest made", "dense", "ours", "published", "ours / published", "seconds, all kernels")
+    head = (
+        "network",
+        "error asked",
+        "largest made",
+        "dense",
+        "ours",
+        "published",
+        "ours / published",
+        "seconds, all kernels",
+    )
     return table(head, rows)
 
 

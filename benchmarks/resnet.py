@@ -64,7 +64,9 @@ def pretrained(data: Path, network: str) -> ResNet:
     missing = model.load_state_dict(state, strict=False)
     left_out = [name for name in missing.missing_keys if not name.endswith("num_batches_tracked")]
     if left_out or missing.unexpected_keys:
-        raise ValueError(f"cifar10_{network}.npz does not fit: missing {left_out}, unexpected {missing.unexpected_keys}")
+        raise ValueError(
+            f"cifar10_{network}.npz does not fit: missing {left_out}, unexpected {missing.unexpected_keys}"
+        )
     return model.eval()
 
 

@@ -2,9 +2,9 @@
 
 from tensorring import random
 from tensorring.algebra import inner, norm, relative_error
-from tensorring.io import load, save
 from tensorring.compress import compress
 from tensorring.decompose import cut_svd, tr_reduced_storage, tr_svd, tt_svd, tucker_hosvd
+from tensorring.io import load, save
 from tensorring.tensors import (
     Candidate,
     CPTensor,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import tensorring as tg
 from tensorring_torch.forms import cut, tr, tucker
-from tensorring_torch.geometry import Call, Calls, Geometry, Link, Plan
+from tensorring_torch.geometry import Call, Calls, Costs, Geometry, Link, Plan
 from tensorring_torch.modules import sequence, stage_weights, to_torch
 
 KERNELS: dict[type[tg.LowRankTensor], Callable[[Any], list[Tensor]]] = {
@@ -48,7 +48,7 @@ class Use:
         """The layer as it is."""
         return Plan(self.geometry, (Link(*self.geometry.weight_shape),))
 
-    def cost(self, plan: Plan) -> tuple[int, int, int]:
+    def cost(self, plan: Plan) -> Costs:
         """What plans are compared by."""
         return plan.cost(self.calls, self.minimize)
 

@@ -110,8 +110,8 @@ def check_request(tol: Any, minimize: Any) -> None:
         raise TypeError(f"got tol={tol!r}; it is a number in [0, 1): the relative error allowed for each layer")
     if not 0 <= tol < 1:
         raise ValueError(f"got tol={tol!r}; the relative error allowed lies in [0, 1)")
-    if minimize not in ("macs", "parameters"):
-        raise ValueError(f"got minimize={minimize!r}; known are 'macs' and 'parameters'")
+    if minimize not in ("macs", "parameters", "time"):
+        raise ValueError(f"got minimize={minimize!r}; known are 'macs', 'parameters' and 'time'")
 
 
 def host_weight(weight: Tensor) -> Any:

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import tensorring_torch as tgt
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from tqdm import tqdm
-
-import tensorring_torch as tgt
 
 TOLERANCES = (0.1, 0.2, 0.3, 0.4, 0.5)
 LINE = "{:<14} {:>9} {:>11} {:>15} {:>8} {:>16}  {}"
@@ -24,7 +23,9 @@ def make_model() -> nn.Module:
     layers: list[nn.Module] = []
     for before, after in ((1, 32), (32, 64), (64, 64), (64, 128)):
         layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-    return nn.Sequential(*layers[:6], nn.MaxPool2d(2), *layers[6:], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
+    return nn.Sequential(
+        *layers[:6], nn.MaxPool2d(2), *layers[6:], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10)
+    )
 
 
 def load_images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -89,9 +90,7 @@ def main() -> None:
     images, labels, held_images, held_labels = load_images()
     dense = make_model()
     train(dense, images, labels)
-    results = [
-        tgt.compress(dense, images[:1], tol=tol) for tol in tqdm(TOLERANCES, desc="compressing", leave=False)
-    ]
+    results = [tgt.compress(dense, images[:1], tol=tol) for tol in tqdm(TOLERANCES, desc="compressing", leave=False)]
     models = [dense, *(result.model for result in results)]
     times = latency(models, held_images[:256])
     print(f"A CNN on 8 × 8 digits, {len(images)} images to train with, {len(held_images)} held out, no fine-tuning:\n")

@@ -36,7 +36,13 @@ def main() -> None:
         result = METHODS[method](tensors[name], tol=tol)
         seconds = time.perf_counter() - start
         t = result.tensor
-        numbers = (f"{t.parameter_count:,}", f"{result.ratio:.2f}", f"{tol:.0%}", f"{result.error:.2%}", f"{seconds:.3f}")
+        numbers = (
+            f"{t.parameter_count:,}",
+            f"{result.ratio:.2f}",
+            f"{tol:.0%}",
+            f"{result.error:.2%}",
+            f"{seconds:.3f}",
+        )
         lines.append(LINE.format(name, method, str(t.ranks), *numbers))
     shapes = ", ".join(f"{name} {' × '.join(map(str, x.shape))}" for name, x in tensors.items())
     print(f"Two sets of images at a prescribed error ({shapes}):\n")

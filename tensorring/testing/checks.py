@@ -181,7 +181,14 @@ def _check_case(fn: Method, x: Dense, options: dict[str, Any], name: str) -> Non
 
 
 def check_refusals(fn: Method, **options: Any) -> None:
-    """Asserts that NaN and inf are refused by index, and that tensors without entries or modes are refused."""
+    """Asserts that NaN and inf are refused by index, and that tensors without entries or modes are refused.
+
+    Examples
+    --------
+    >>> import tensorring as tg
+    >>> from tensorring.testing import check_refusals
+    >>> check_refusals(tg.tt_svd, tol=0.1)
+    """
     for value in (math.nan, math.inf, -math.inf):
         x = np.ones((3, 4, 5))
         x[1, 2, 3] = value
@@ -191,18 +198,27 @@ def check_refusals(fn: Method, **options: Any) -> None:
 
 
 def _refused(fn: Method, x: Dense, options: dict[str, Any], part: str) -> None:
+    message = None
     try:
         fn(x, **options)
     except ValueError as error:
-        assert part in str(error), f"the message {str(error)!r} does not say {part}"
-    else:
-        raise AssertionError(f"a tensor that should be refused was not: {part}")
+        message = str(error)
+    assert message is not None, f"a tensor that should be refused was not: {part}"
+    assert part in message, f"the message {message!r} does not say {part}"
 
 
 def check_backend(
     fn: Method, to_backend: ToBackend, shape: tuple[int, ...], dtype: str, options: dict[str, Any], seed: int = 0
 ) -> None:
-    """Asserts that another library keeps the promises, and gives the dense tensor that NumPy gives."""
+    """Asserts that another library keeps the promises, and gives the dense tensor that NumPy gives.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tensorring as tg
+    >>> from tensorring.testing import check_backend
+    >>> check_backend(tg.tt_svd, np.asarray, (4, 3, 2), "float64", {"tol": 0.1})
+    """
     x = VALUES["decaying"](shape, "complex" in dtype, np.random.default_rng(seed)).astype(dtype)
     ours, theirs = fn(x, **options), fn(to_backend(x), **options)
     check_result(to_backend(x), theirs, tol=options.get("tol"), caps=options.get("ranks"))

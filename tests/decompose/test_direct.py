@@ -17,7 +17,7 @@ def published_tr(x, tol):
     d, best = x.ndim, math.inf
 
     def cut(matrix):
-        u, s, vh = np.linalg.svd(matrix, full_matrices=False)
+        _, s, vh = np.linalg.svd(matrix, full_matrices=False)
         tail = np.append(np.cumsum(s[::-1] ** 2)[::-1], 0.0)
         rank = max(1, int(np.argmax(tail <= tol**2 / (d - 1) * tail[0])))
         return rank, s[:rank, None] * vh[:rank]

@@ -18,7 +18,7 @@ from tensorring.tensors import CutTensor, Decomposition
 def cut_svd(
     x: Any, *, modes: int | Iterable[int], ranks: Ranks = None, tol: float | None = None
 ) -> Decomposition[CutTensor]:
-    """‖x − left·right‖ ≤ tol·‖x‖ at the least rank of the unfolding with `modes` as rows: two cores, the best there are.
+    """‖x − left·right‖ ≤ tol·‖x‖ at the least rank of the unfolding with `modes` as rows: two cores, one bond.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def cut_svd(
     >>> kernel = np.random.default_rng(0).standard_normal((8, 6, 3, 3))
     >>> result = tg.cut_svd(kernel, modes=(0, 3), tol=0.5)
     >>> result.tensor.left.shape, result.tensor.right.shape, result.converged
-    ((8, 3, 11), (11, 6, 3), True)
+    ((8, 3, 7), (7, 6, 3), True)
     """
     problem = prepare(x, tol=tol)
     xp, shape = namespace(problem.x), problem.shape

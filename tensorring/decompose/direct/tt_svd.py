@@ -60,7 +60,7 @@ def tt_svd(x: Any, *, ranks: Ranks = None, tol: float | None = None) -> Decompos
     >>> i, j, k = np.indices((20, 20, 20))
     >>> result = tg.tt_svd(1.0 / (1 + i + j + k), tol=1e-6)
     >>> result.tensor.ranks, result.error <= 1e-6
-    ((5, 5), True)
+    ((7, 7), True)
     """
     problem = prepare(x, tol=tol)
     shape, cuts = problem.shape, len(problem.shape) - 1
