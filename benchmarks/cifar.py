@@ -53,11 +53,11 @@ def rows(data: Path, network: str, tols: list[float], forms: list[str], minimize
         result = tgt.compress(dense, x[:1], tol=tol, formats=formats, minimize=minimize)
         ours, report = result.model.eval(), result.report
         one, batch = latencies([ours, dense], x[:1], 200), latencies([ours, dense], x[:32])
-        lines.append((
-            network, form, tol, f"{report.after.parameters:,}", f"{report.before.parameters / report.after.parameters:.2f}",
-            f"{report.after.multiply_adds / 1e6:.1f} M", f"{report.after.multiply_adds / report.before.multiply_adds:.2f}",
-            f"{accuracy(ours, x, y):.4f}", f"{score:.4f}", f"{one[0]:.2f}", f"{one[1]:.2f}", f"{batch[0]:.1f}", f"{batch[1]:.1f}",
-        ))  # fmt: skip
+        before, after = report.before, report.after
+        counts = (f"{after.parameters:,}", f"{before.parameters / after.parameters:.2f}")
+        counts += (f"{after.multiply_adds / 1e6:.1f} M", f"{after.multiply_adds / before.multiply_adds:.2f}")
+        times = (f"{one[0]:.2f}", f"{one[1]:.2f}", f"{batch[0]:.1f}", f"{batch[1]:.1f}")
+        lines.append((network, form, tol, *counts, f"{accuracy(ours, x, y):.4f}", f"{score:.4f}", *times))
     return lines
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import tempfile
@@ -20,7 +19,7 @@ from tensorring_torch.checks import check_model, obstacle
 from tensorring_torch.geometry import Geometry, Link, Plan
 from tensorring_torch.layer import plan_of
 from tensorring_torch.modules import sequence
-from tensorring_torch.replace import put
+from tensorring_torch.replace import duplicate, put
 
 FORMAT, VERSION = "tensorring_torch.network", "1"
 
@@ -112,7 +111,7 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         if id(like) not in built:  # a layer that stands at several places does so again
             plan = _plan(path, name, entry, like, held=sum(tensor.numel() for tensor in tensors.values()))
             built[id(like)] = _skeleton(plan, like)
-    new = put(copy.deepcopy(model), {name: built[id(dense[name])] for name in layers})
+    new = put(duplicate(model), {name: built[id(dense[name])] for name in layers})
     _check_state(path, new.state_dict(), tensors)
     for name in layers:
         new.get_submodule(name).to_empty(device=dense[name].weight.device)
@@ -189,7 +188,7 @@ def _fitting(path: Any, name: str, layer: nn.Module | None, entry: Any) -> nn.Co
     reason = "the model has no layer of that name" if layer is None else obstacle(layer)
     if reason is None and got != _json(Geometry.of(layer)):
         reason = f"in the model it is {_json(Geometry.of(layer))}, in the file {got}"
-    if layer is None or reason is not None:
+    if reason is not None or not isinstance(layer, nn.Conv2d):
         raise ValueError(f"{path}: layer {name!r} does not fit: {reason}; load onto the dense model, freshly built")
     return layer
 

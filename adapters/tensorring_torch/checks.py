@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 import tensorring as tg
@@ -28,11 +28,12 @@ def _obstacles(layer: nn.Module) -> Iterator[tuple[bool, str]]:
     yield not isinstance(layer, nn.Conv2d), f"a {type(layer).__name__} is not an nn.Conv2d"
     computed = parametrize.is_parametrized(layer) or set(layer._parameters) != {"weight", "bias"}
     yield computed, "its weight is computed (weight norm, parametrization, pruning)"
-    weight = layer.weight
-    yield isinstance(weight, UninitializedTensorMixin), "its parameters are not initialised: run the model once"
+    weight: Any = layer.weight
+    yield is_lazy(weight), "its parameters are not initialised: run the model once"
+    yield weight.is_meta, "its weight is on the meta device, without numbers"
     yield type(weight.data) is not Tensor or not (weight.is_floating_point() or weight.is_complex()), "quantised"
-    own = type(layer).forward is nn.Conv2d.forward and type(layer)._conv_forward is nn.Conv2d._conv_forward
-    yield not own or "forward" in vars(layer), f"{type(layer).__name__} has a forward of its own"
+    own = (getattr(type(layer), name) is getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward"))
+    yield not all(own) or "forward" in vars(layer), f"{type(layer).__name__} has a forward of its own"
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     yield any(hooks), "it has hooks, which would be lost"
 
@@ -56,9 +57,7 @@ def check_layer(layer: Any) -> None:
 def checked_tensors(tensor: Any, like: nn.Conv2d) -> tuple[tg.LowRankTensor, ...]:
     """One tensor for all groups of a layer, or one for each, of the shapes and the dtype that the layer needs."""
     geometry = Geometry.of(like)
-    one = isinstance(tensor, tg.LowRankTensor)
-    if not one and not isinstance(tensor, Sequence):
-        raise TypeError(f"got a {type(tensor).__name__}; a low-rank tensor is needed, or one for each group")
+    one = not isinstance(tensor, (list, tuple))
     tensors = (tensor,) if one else tuple(tensor)
     for part in tensors:
         _check_tensor(part, like.weight)
@@ -78,9 +77,8 @@ def checked_tensors(tensor: Any, like: nn.Conv2d) -> tuple[tg.LowRankTensor, ...
 def _check_tensor(tensor: Any, weight: Tensor) -> None:
     if not isinstance(tensor, FORMATS):
         names = ", ".join(kind.__name__ for kind in FORMATS)
-        raise TypeError(
-            f"got a {type(tensor).__name__}; layers are built from {names}: decompose its to_dense() into one"
-        )
+        way = "take its .tensor" if isinstance(tensor, tg.Decomposition) else "decompose its dense tensor into one"
+        raise TypeError(f"got a {type(tensor).__name__}; layers are built from low-rank tensors ({names}): {way}")
     if "complex" in str(tensor.dtype) and not weight.is_complex():
         raise TypeError(
             f"got a tensor of {tensor.dtype} for a layer of {weight.dtype}; imaginary parts are not dropped silently: "
@@ -102,13 +100,15 @@ def check_model(model: Any) -> None:
         raise TypeError(f"got a {type(model).__name__} for the model; it is an nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("got a scripted model; its layers cannot be exchanged: compress it before scripting it")
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise ValueError("got a model with lazy layers, which have no shapes yet: run it once on an input")
 
 
 def check_request(tol: Any, minimize: Any) -> None:
     """ValueError or TypeError unless both are what `compress` takes; the core would only see tol at the first layer."""
-    if isinstance(tol, bool) or not isinstance(tol, Real):
+    if isinstance(tol, bool) or not isinstance(tol, Real):  # NumPy's floats are Real too
         raise TypeError(f"got tol={tol!r}; it is a number in [0, 1): the relative error allowed for each layer")
-    if not 0 <= tol < 1:
+    if not 0 <= float(tol) < 1:
         raise ValueError(f"got tol={tol!r}; the relative error allowed lies in [0, 1)")
     if minimize not in ("macs", "parameters", "time"):
         raise ValueError(f"got minimize={minimize!r}; known are 'macs', 'parameters' and 'time'")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.dlpack
 from torch import Tensor, nn
 
 from tensorring_torch.geometry import Geometry, Plan
@@ -106,7 +107,7 @@ def convolution(geometry: Geometry, weight: nn.Parameter, bias: nn.Parameter | N
         padding=geometry.padding,
         dilation=geometry.dilation,
         groups=geometry.groups,
-        padding_mode=geometry.padding_mode,
+        padding_mode=geometry.padding_mode,  # type: ignore[arg-type]
         bias=False,
         device="meta",
     )
@@ -117,7 +118,7 @@ def convolution(geometry: Geometry, weight: nn.Parameter, bias: nn.Parameter | N
 def sequence(plan: Plan, weights: Sequence[nn.Parameter], bias: nn.Parameter | None) -> nn.Sequential:
     """The layers of a plan; the last one adds the bias. The plan is kept as `.plan`, next to the parameters."""
     layers = nn.Sequential(*_layers(plan, weights, bias))
-    layers.plan = plan
+    vars(layers)["plan"] = plan  # no module, parameter or buffer: deepcopy takes it along, state_dict does not
     return layers
 
 
@@ -165,4 +166,4 @@ def to_torch(array: Any) -> Tensor:
         return array.detach().clone()
     if isinstance(array, np.ndarray):
         return torch.from_numpy(np.array(array))  # a copy, for torch warns of read-only memory
-    return torch.from_dlpack(array).clone()
+    return torch.utils.dlpack.from_dlpack(array).clone()

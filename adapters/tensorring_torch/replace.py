@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
+import torch
 from torch import nn
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """A deep copy, also where torch refuses one: of weights that old-style weight norm or pruning computed."""
+    # They are computed anew before each call, so that they are cut off from the graph here changes nothing.
+    computed = (
+        value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)
+    )
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed if not value.is_leaf})
 
 
 def put(model: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:

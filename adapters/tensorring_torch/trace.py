@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from tensorring_torch.geometry import Call, Calls
+from tensorring_torch.replace import duplicate
 
 Shapes = Mapping[str, list[torch.Size]]
 
@@ -20,7 +20,7 @@ def input_shapes(model: nn.Module, example_input: Any) -> Shapes:
 
     `example_input` is a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
     """
-    model = copy.deepcopy(model).eval()
+    model = duplicate(model).eval()
     shapes: dict[str, list[torch.Size]] = defaultdict(list)
 
     def note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -29,7 +29,8 @@ def input_shapes(model: nn.Module, example_input: Any) -> Shapes:
             shapes[name].append(tensors[0].shape)
 
     for name, module in model.named_modules():
-        module.register_forward_pre_hook(lambda _, a, k, name=name: note(name, a, k), with_kwargs=True)
+        if not isinstance(module, torch.jit.ScriptModule):  # which take no hooks, and hold no layers of ours
+            module.register_forward_pre_hook(lambda _, a, k, name=name: note(name, a, k), with_kwargs=True)
     with torch.no_grad():
         if isinstance(example_input, Mapping):
             model(**example_input)

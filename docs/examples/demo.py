@@ -1,4 +1,4 @@
-"""`make demo`: tensors first, then a network, then both to files and back. No network access, no files but packages'."""
+"""`make demo`: tensors first, then a network, and both to files and back. Offline, with no files but packages'."""
 
 from __future__ import annotations
 

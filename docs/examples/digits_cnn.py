@@ -14,17 +14,17 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from tqdm import tqdm
 
-TOLERANCES = (0.1, 0.2, 0.3, 0.4, 0.5)
+TOLERANCES = (0.1, 0.2, 0.3, 0.35, 0.4, 0.5)
 LINE = "{:<14} {:>9} {:>11} {:>15} {:>8} {:>16}  {}"
 
 
 def make_model() -> nn.Module:
     """Four convolutions and a linear layer, for 8 × 8 images."""
     layers: list[nn.Module] = []
-    for before, after in ((1, 32), (32, 64), (64, 64), (64, 128)):
+    for before, after in ((1, 64), (64, 128), (128, 128), (128, 256)):
         layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
     return nn.Sequential(
-        *layers[:6], nn.MaxPool2d(2), *layers[6:], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10)
+        *layers[:6], nn.MaxPool2d(2), *layers[6:], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 10)
     )
 
 
@@ -38,9 +38,10 @@ def load_images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int = 12) -> None:
-    """Adam with a one-cycle schedule; images shifted by up to a pixel."""
+    """AdamW with a one-cycle schedule; images shifted by up to a pixel."""
     steps = epochs * (len(images) // 64)
-    optimizer = torch.optim.Adam(model.parameters(), weight_decay=1e-4)
+    # Strong decay: kernels of smaller norm have fewer directions that matter, and compress further.
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=steps)
     model.train()
     for _ in tqdm(range(steps), desc="training", leave=False):
@@ -102,7 +103,7 @@ def main() -> None:
     forms = ["", *(" ".join(layer.form for layer in result.report.layers) for result in results)]
     for name, model, (parameters, macs), ms, form in zip(names, models, counts, times, forms, strict=True):
         score = accuracy(model, held_images, held_labels)
-        speed = "" if model is dense else f"{times[0] / ms:.2f} × faster"
+        speed = f"{times[0] / ms:.2f} × as fast"
         print(LINE.format(name, f"{score:.2%}", f"{parameters:,}", f"{macs:,}", f"{ms:.2f}", speed, form))
     print("\nWhat was done to the layers at tol=0.3:\n")
     print(results[2].report)

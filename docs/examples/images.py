@@ -40,7 +40,7 @@ def main() -> None:
             f"{t.parameter_count:,}",
             f"{result.ratio:.2f}",
             f"{tol:.0%}",
-            f"{result.error:.2%}",
+            f"{result.error:.3%}",
             f"{seconds:.3f}",
         )
         lines.append(LINE.format(name, method, str(t.ranks), *numbers))

@@ -7,7 +7,8 @@ which keeps a sketch of the long side.
 
 - exact: R of the transposed unfolding by blocked TSQR, then the SVD of R. All digits.
 - gram: eigenvalues of M·Mᴴ, in double precision whatever the dtype. The fastest, and half the digits: allowed only
-  for errors above 30·√eps of a double, which in single precision is all of them.
+  for errors above 30·√eps of a double, which in single precision is all of them. Values without vectors may come from
+  products in single precision, for errors above 30·√eps of that; `slack` says so.
 - randomized: a range finder for caps far below the dimension (Halko, Martinsson & Tropp 2011, SIAM Review 53(2),
   doi 10.1137/090771806, algorithm 4.4), its error measured exactly afterwards.
 """
@@ -112,7 +113,8 @@ def mode_basis(
     if route == "auto":
         route = _route(x, max_error, norm, max_rank)
     if route == "gram":
-        return _by_gram(x, _GRAM_SLACK * _DOUBLE_EPS * norm**2, vectors)
+        dtype = _product_dtype(x, max_error, norm, vectors)
+        return _by_gram(x, dtype, _GRAM_SLACK * eps(dtype) * norm**2, vectors)
     if route == "randomized":
         return _by_sketch(_unfolded(x), max_rank or x.shape[1])
     left, values, _ = svd(_triangle_of(x))
@@ -126,6 +128,14 @@ def _route(x: Array, max_error: float, norm: float, max_rank: int | None) -> Rou
     # A tall unfolding has a small SVD but a large Gram matrix.
     safe = max_error >= 30 * math.sqrt(_DOUBLE_EPS) * norm
     return "gram" if safe and n <= before * after else "exact"
+
+
+def _product_dtype(x: Array, max_error: float, norm: float, vectors: bool) -> str:
+    """Values alone only choose ranks, whose errors are measured later: the array's own precision may do for them."""
+    own = dtype_name(x.dtype)
+    if not vectors and max_error >= 30 * math.sqrt(eps(own)) * norm:
+        return own
+    return "complex128" if is_complex(x) else "float64"
 
 
 def _column_blocks(x: Array, columns: int) -> Iterator[Array]:
@@ -150,8 +160,8 @@ def _unfolded(x: Array) -> Array:
     return xp.reshape(xp.permute_dims(x, (1, 0, 2)), (n, before * after))
 
 
-def _by_gram(x: Array, slack: float, vectors: bool) -> Basis:
-    gram = _gram(x)
+def _by_gram(x: Array, dtype: str, slack: float, vectors: bool) -> Basis:
+    gram = _gram(x, dtype)
     if not vectors:
         squares = np.linalg.eigvalsh(to_host(gram))
         return Basis(None, np.sqrt(np.maximum(squares[::-1], 0.0)), slack=slack)
@@ -161,13 +171,13 @@ def _by_gram(x: Array, slack: float, vectors: bool) -> Basis:
     return Basis(as_dtype(xp.flip(columns, axis=1), dtype_name(x.dtype)), values, slack=slack)
 
 
-def _gram(x: Array) -> Array:
-    """M·Mᴴ of the unfolding by blocks, in double precision: single-precision data then keep all their digits."""
+def _gram(x: Array, dtype: str) -> Array:
+    """M·Mᴴ of the unfolding by blocks multiplied in a dtype: in double, single-precision data keep all their digits."""
     double = "complex128" if is_complex(x) else "float64"
     total = None
     for block in _column_blocks(x, block_length(x, x.shape[1])):
-        part = as_dtype(block, double)
-        part = part @ adjoint(part)
+        part = as_dtype(block, dtype)
+        part = as_dtype(part @ adjoint(part), double)
         total = part if total is None else total + part
     return total
 

@@ -7,6 +7,7 @@ import pytest
 import tensorring_torch as tgt
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
 torch.set_num_threads(1)
@@ -62,7 +63,7 @@ def count(model, x):
     return counter.get_total_flops() // 2
 
 
-@pytest.mark.parametrize("minimize", ["macs", "parameters"])
+@pytest.mark.parametrize("minimize", ["macs", "parameters", "time"])
 @pytest.mark.parametrize("tol", [0.0, 0.3, 0.6])
 def test_compress_keeps_tol_counts_right_and_touches_nothing(zoo, tol, minimize):
     x = torch.randn(2, 3, 16, 16)
@@ -92,8 +93,9 @@ def assert_layers(model, result, tol, minimize):
             assert layer.before == layer.after
             assert layer.error == 0
             continue
-        key = 1 if minimize == "macs" else 0
-        assert layer.after[key] < layer.before[key]
+        if minimize != "time":
+            key = ("parameters", "macs").index(minimize)
+            assert layer.after[key] < layer.before[key]
         error = float(((tgt.dense_layer(new).weight - old.weight).norm() / old.weight.norm()).detach())
         assert error <= tol + 1e-5
         assert error == pytest.approx(layer.error, abs=1e-5)
@@ -113,6 +115,31 @@ def test_layers_that_stay_and_why(zoo):
         assert reason in reasons.pop(name)
     assert all("no form" in reason for reason in reasons.values())
     assert {"blocks.0.1", "blocks.1.1", "grouped", "twice"}.isdisjoint(reasons)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch says that old weight norm and tracing are to go
+def test_old_weight_norm_pruned_and_scripted_layers_stay():
+    model = nn.Sequential(
+        nn.utils.weight_norm(nn.Conv2d(3, 8, 3)), prune.l1_unstructured(nn.Conv2d(8, 8, 3), "weight", amount=0.3)
+    )
+    x = torch.randn(1, 3, 8, 8)
+    expected = model(x)
+    result = tgt.compress(model, x, tol=0.5)
+    assert ["weight norm" in reason for reason in kept(result.report).values()] == [True, True]
+    assert torch.equal(result.model(x), expected)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    model.append(torch.jit.trace(nn.Conv2d(8, 8, 3), model(x)))
+    assert tgt.compress(model, x, tol=0.5).model(x).shape == (1, 8, 4, 4)
+
+
+def test_compressing_twice_leaves_chains_whole(zoo):
+    x = torch.randn(1, 3, 16, 16)
+    once = tgt.compress(zoo, x, tol=0.3).model
+    twice = tgt.compress(once, x, tol=0.6)
+    assert any("already" in reason for reason in kept(twice.report).values())
+    for module in twice.model.modules():
+        if hasattr(module, "plan"):
+            tgt.dense_layer(module)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch says that this is to go
@@ -208,10 +235,11 @@ def test_a_network_of_zeros_and_one_without_convolutions():
         ({"tol": float("nan")}, ValueError, "nan"),
         ({"tol": None}, TypeError, "None"),
         ({"tol": True}, TypeError, "True"),
-        ({"minimize": "time"}, ValueError, "'time'.*'macs'.*'parameters'"),
+        ({"minimize": "watts"}, ValueError, "'watts'.*'macs'.*'parameters'.*'time'"),
         ({"formats": ["tr", "cpd"]}, ValueError, "'cpd'.*cut, tucker, tt, tr"),
         ({"formats": "cpd"}, ValueError, "'cpd'"),
         ({"formats": []}, ValueError, "formats"),
+        ({"model": nn.Sequential(nn.LazyConv2d(4, 3))}, ValueError, "lazy"),
         ({"model": "resnet"}, TypeError, "str.*nn.Module"),
     ],
 )

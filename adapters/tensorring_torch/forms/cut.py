@@ -6,6 +6,7 @@ If the other part has not the input channels either, those ride along: it sees e
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -48,6 +49,6 @@ def _spread(part: Tensor, modes: tuple[int, ...]) -> Tensor:
 
 def fit(
     weight: np.ndarray, *, tol: float | None, ranks: int | None, cost: Callable[..., float]
-) -> list[tg.Decomposition]:
+) -> list[tg.Decomposition[Any]]:
     """All four cuts: which one costs least depends on where the layer stands."""
     return [tg.cut_svd(weight, modes=modes, ranks=ranks, tol=tol) for modes in MODES]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -55,15 +56,15 @@ def cost(geometry: Geometry, calls: Calls, minimize: str) -> Cost:
     return of_ranks
 
 
-def fit_ring(weight: np.ndarray, *, tol: float | None, ranks: Caps, cost: Cost) -> list[tg.Decomposition]:
+def fit_ring(weight: np.ndarray, *, tol: float | None, ranks: Caps, cost: Cost) -> list[tg.Decomposition[Any]]:
     """The ring that costs least among those the core finds at `tol`; with caps, the core's plain ring."""
     if ranks is not None or tol is None:
         return [tg.tr_svd(weight, ranks=ranks, tol=tol)]
     return [tg.tr_reduced_storage(weight, tol=tol, cost=cost)]
 
 
-def fit_train(weight: np.ndarray, *, tol: float | None, ranks: Caps, cost: Cost) -> list[tg.Decomposition]:
+def fit_train(weight: np.ndarray, *, tol: float | None, ranks: Caps, cost: Cost) -> list[tg.Decomposition[Any]]:
     """The train of (I, h, w, O), as a ring of (O, I, h, w): begun at the input channels, it needs no fold."""
-    found = tg.tt_svd(np.moveaxis(weight, 0, -1), ranks=ranks, tol=tol)
+    found: Any = tg.tt_svd(np.moveaxis(weight, 0, -1), ranks=ranks, tol=tol)
     *others, output = found.tensor.cores
     return [replace(found, tensor=tg.TRTensor((output, *others)))]

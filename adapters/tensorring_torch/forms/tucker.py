@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ def kernels(tensor: tg.TuckerTensor) -> list[Tensor]:
 
 def fit(
     weight: np.ndarray, *, tol: float | None, ranks: int | Sequence[int | None] | None, cost: Callable[..., float]
-) -> list[tg.Decomposition]:
+) -> list[tg.Decomposition[Any]]:
     """Tucker-2, ranks (r_out, r_in): only the channels are compressed."""
     caps = None if ranks is None else (*_pair(ranks), None, None)
     return [tg.tucker_hosvd(weight, ranks=caps, tol=tol)]

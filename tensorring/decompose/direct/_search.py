@@ -6,6 +6,7 @@ of a ring splits its rank over the two bonds (r_0, r_1) of the first core; a tra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from tensorring._array import Array, namespace
 from tensorring.contract.unfold import around
 from tensorring.decompose._arguments import Caps, Problem
 from tensorring.decompose.direct._best import Best
-from tensorring.decompose.direct._chain import Cuts, Spend, cores_of, explore, needs_verifying
+from tensorring.decompose.direct._chain import Cuts, Hopeless, Spend, cores_of, explore, needs_verifying
 from tensorring.linalg.basis import Basis, mode_basis
 from tensorring.linalg.project import project, residual_norm
 from tensorring.tensors.result import Candidate
@@ -75,6 +76,15 @@ class Start:
         """The ranks of the first cut that the shares lead to, ascending."""
         return sorted({self.basis.rank(error, cap) for error in _first_errors(self.spend, len(self.sizes))})
 
+    def side(self, pair: Pair) -> int:
+        """The shorter side of the largest unfolding that this split leads to."""
+        rows, rest, largest = pair[1], pair[0] * math.prod(self.sizes[1:]), 1
+        for n in self.sizes[1:-1]:
+            rows, rest = rows * n, rest // n
+            rows = min(rows, rest)
+            largest = max(largest, rows)
+        return largest
+
     def rows(self, rank: int) -> tuple[Array, Array]:
         """The projection Pᴴ·x where it lies, and as (rank, rest) with the modes in the order of this start."""
         xp = namespace(self.problem.x)
@@ -83,7 +93,7 @@ class Start:
 
 
 def _first_errors(spend: Spend, order: int) -> list[float]:
-    """What the first cut may make, by each share; among them a ring's equal share, 2/d, for a rank that splits in two."""
+    """What the first cut may make, by each share, and by a ring's equal share, 2/d, for a rank that splits in two."""
     return [spend.allow(share, 0.0, order - 1) for share in (*spend.shares, 2 / order)]
 
 
@@ -97,18 +107,25 @@ class Search:
         The tensor and the error allowed.
     cost
         Of shape and ranks, not falling in any rank; None is storage, for which sharper bounds are known.
-    least_ranks
-        For each mode, a rank below which its unfolding cannot be within the error; empty where that is not known.
     """
 
     problem: Problem
     cost: Cost | None = None
-    least_ranks: Sequence[int] = ()
     best: Best[Plan] = field(init=False)
     _followed: set[tuple[int, Pair]] = field(default_factory=set)
+    _products: list[list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.best = Best(self.problem)
+        self._products = [[1] * len(self.problem.shape) for _ in self.problem.shape]
+
+    def learn(self, products: dict[tuple[int, int], int]) -> None:
+        """Takes note that the bonds (k, j) of every ring within the error have at least this product.
+
+        The unfolding of the modes between two bonds of a ring has at most their product as its rank.
+        """
+        for (k, j), least in products.items():
+            self._products[k][j] = self._products[j][k] = max(least, self._products[k][j])
 
     def offer(self, plan: Plan) -> None:
         """Lets a plan compete with the best so far."""
@@ -117,29 +134,27 @@ class Search:
         cost = float(self.cost(shape, ranks)) if self.cost else parameters
         self.best.offer(plan, cost, plan.spent, Candidate("tr", ranks, parameters, self.problem.relative(plan.spent)))
 
-    def is_hopeless(self, shift: int, bonds: tuple[int, ...], spent: float) -> bool:
+    def is_hopeless(self, shift: int, bonds: tuple[int, ...], spent: float, floors: Sequence[int] = ()) -> bool:
         """True where no plan that begins with these bonds, in the shifted order, can beat the best."""
-        return self.best.beats(self.bound(shift, bonds), spent)
+        return self.best.beats(self.bound(shift, bonds, floors), spent)
 
-    def pruner(self, shift: int, lead: tuple[int, ...]) -> Callable[[Cuts, float], bool]:
+    def pruner(self, shift: int, lead: tuple[int, ...]) -> Hopeless:
         """`is_hopeless` for the cuts that follow the leading bonds."""
-        return lambda cuts, spent: self.is_hopeless(shift, (*lead, *(cut.rank for cut in cuts)), spent)
+        return lambda cuts, spent, floors: self.is_hopeless(shift, (*lead, *(cut.rank for cut in cuts)), spent, floors)
 
-    def bound(self, shift: int, bonds: tuple[int, ...]) -> float:
-        """A cost that every plan which begins with these bonds, in the shifted order, has at least."""
-        shape = self.problem.shape
-        known: list[int | None] = [*bonds, *[None] * (len(shape) - len(bonds))]
-        known = known[len(shape) - shift :] + known[: len(shape) - shift]
+    def bound(self, shift: int, bonds: tuple[int, ...], floors: Sequence[int] = ()) -> float:
+        """A cost that every plan with these first bonds, in the shifted order, has; `floors` bound those after them."""
+        shape, order, products = self.problem.shape, len(self.problem.shape), self._products
+        low = [*bonds, *floors, *(1,) * (order - len(bonds) - len(floors))]
+        for k in range(len(bonds), order):
+            least = products[(shift + k) % order]
+            low[k] = max(low[k], *(-(-least[(shift + j) % order] // bond) for j, bond in enumerate(bonds)))
+        low = low[order - shift :] + low[: order - shift]
         if self.cost is not None:
-            return float(self.cost(shape, tuple(rank or 1 for rank in known)))
-        total, least_ranks = 0, self.least_ranks or (1,) * len(shape)
-        for n, least, left, right in zip(shape, least_ranks, known, (*known[1:], known[0]), strict=True):
-            product = (left or 1) * (right or 1)
-            if left is None or right is None:
-                # The unfolding of a mode has rank at most r_k·r_{k+1}, and one of the two is still free to grow.
-                product *= max(1, -(-least // product))
-            total += n * product
-        return total
+            return float(self.cost(shape, tuple(low)))
+        # A core between two bonds that are free to grow is as large as their product has to be.
+        bonds_of = zip(shape, range(order), (*range(1, order), 0), strict=True)
+        return sum(n * max(low[k] * low[j], products[k][j]) for n, k, j in bonds_of)
 
     def follow(self, start: Start, pairs: Iterable[Pair], caps: Caps) -> None:
         """Tries every split (r_0, r_1) of a start, the most promising first."""
@@ -154,8 +169,16 @@ class Search:
             if rows is None:
                 rows = start.rows(max(r0 * r1 for _, (r0, r1) in order))[1]
             chain, sizes = closing(rows, start.sizes, pair)
-            hopeless = self.pruner(start.shift, pair)
-            for cuts, error in explore(chain, sizes, start.spend, caps=caps, hopeless=hopeless, spent=spent):
+            found = explore(
+                chain,
+                sizes,
+                start.spend,
+                caps=caps,
+                hopeless=self.pruner(start.shift, pair),
+                spent=spent,
+                look_ahead=not any(caps),
+            )
+            for cuts, error in found:
                 self.offer(Plan(start.shift, pair, cuts, error))
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from tensorring._array import namespace
 from tensorring.decompose._arguments import Problem, checked_ranks, prepare
 from tensorring.decompose.direct._search import Pair, Plan, Search, Start, build
 from tensorring.decompose.direct.tr_svd import splits
 from tensorring.decompose.direct.tt_svd import tt_svd
+from tensorring.linalg.basis import mode_basis
 from tensorring.tensors import Decomposition, TRTensor
+
+# Eigenvalues of a matrix of this side take a tenth of a millisecond: nothing to be saved.
+_SMALL_SIDE = 64
 
 
 def tr_reduced_storage(
@@ -47,11 +53,12 @@ def tr_reduced_storage(
     divisors of the first rank, and thresholds each SVD against the shrinking norm of what is left. Its candidates are
     among those here, with the error accounted exactly: the budget is spent in full, what a cut leaves goes to the next,
     several shares are searched (see `tt_svd`), and ranks that split badly are raised by keeping further singular
-    vectors. So the result never stores more than the published one at the same error.
+    vectors. Splits whose unfoldings are much larger than those of a mode are followed with equal shares only. So the
+    result never stores more than the published one at the same error.
 
     Cost: one factorisation for each mode, shared by all splits, then chains of the size of the first remainder;
-    candidates whose storage cannot win, by the ranks known so far and the least rank of every mode's unfolding, are
-    dropped before any work. Memory beyond x: about twice its first remainder.
+    candidates whose storage cannot win, by the ranks known so far and the least ranks of unfoldings, are dropped: most
+    before any work, others by singular values alone. Memory beyond x: about twice its first remainder.
 
     References
     ----------
@@ -77,24 +84,49 @@ def tr_reduced_storage(
         line = tt_svd(x, tol=tol)
         return replace(line, tensor=TRTensor(line.tensor.cores), candidates=())
     starts = [Start.at(problem, shift) for shift in range(d)]
-    search = Search(problem, cost, [_least_rank(problem, start) for start in starts])
-    for start in starts:
-        search.follow(start, _even_splits(start), (None,) * (d - 2))
-    _refine(search, starts)
+    search = Search(problem, cost)
+    limit = _affordable(starts)
+    _follow_even_splits(search, starts, limit)
+    _refine(search, starts, limit)
     plan = search.best.chosen
     cores, error = build(starts[plan.shift], plan)
     ring = TRTensor(tuple(cores)).rotate(-plan.shift)
     return problem.result(ring, error, tuple(search.best.tried))
 
 
+def _affordable(starts: list[Start]) -> int:
+    """Up to which side unfoldings are cheap: those of a mode, of some train, or small ones."""
+    return max(_SMALL_SIDE, *starts[0].sizes, min(start.side((1, start.ranks()[-1])) for start in starts))
+
+
+def _follow_even_splits(search: Search, starts: list[Start], limit: int) -> None:
+    """The long modes first, whose remainders are small; at the end what needs unfoldings beyond the limit.
+
+    These cost more than all the others, so that of them only what the published method and `tt_svd` do is followed.
+    """
+    caps = (None,) * (len(starts) - 2)
+    search.learn(_least_products(search.problem, starts))
+    ordered = sorted(starts, key=lambda start: -start.sizes[0])
+    for start in ordered:
+        search.follow(start, [pair for pair in _even_splits(start) if start.side(pair) <= limit], caps)
+    search.follow(starts[0], [(1, rank) for rank in starts[0].ranks()], caps)
+    for start in ordered:
+        published = replace(start, spend=start.spend._replace(shares=(None,)))
+        search.follow(published, _divisors(start.ranks()[-1]), caps)
+
+
 def _even_splits(start: Start) -> list[Pair]:
     """Every rank that the shares lead to as (1, r) and (r, 1), and the largest, the published one, by its divisors."""
     ranks = start.ranks()
-    ends = [pair for rank in ranks for pair in ((1, rank), (rank, 1))]
-    return ends + [(r0, ranks[-1] // r0) for r0 in range(2, ranks[-1]) if ranks[-1] % r0 == 0]
+    return [pair for rank in ranks for pair in ((1, rank), (rank, 1))] + _divisors(ranks[-1])
 
 
-def _refine(search: Search, starts: list[Start]) -> None:
+def _divisors(rank: int) -> list[Pair]:
+    """The splits of the published method."""
+    return [(r0, rank // r0) for r0 in range(1, rank + 1) if rank % r0 == 0]
+
+
+def _refine(search: Search, starts: list[Start], limit: int) -> None:
     """From the best split on, its neighbours among all splits of all ranks, as long as that helps.
 
     Storage varies slowly with r_0 along the splits of one rank, so the neighbours of the best are where to look.
@@ -105,13 +137,27 @@ def _refine(search: Search, starts: list[Start]) -> None:
         seen.add(plan)
         start, (r0, r1) = starts[plan.shift], plan.lead
         near = [
-            pair for pair in splits(start.ranks(), start.available) if abs(pair[0] - r0) <= 1 or abs(pair[1] - r1) <= 1
+            pair
+            for pair in splits(start.ranks(), start.available)
+            if (abs(pair[0] - r0) <= 1 or abs(pair[1] - r1) <= 1) and start.side(pair) <= limit
         ]
         search.follow(start, near, (None,) * (len(starts) - 2))
 
 
-def _least_rank(problem: Problem, start: Start) -> int:
-    """No ring within the error has an unfolding of this mode of smaller rank (Eckart & Young)."""
-    cuts = len(problem.shape) - 1
-    most = problem.allowed + cuts * start.spend.reserve + 2 * start.basis.slack
-    return start.basis.rank(math.sqrt(most))
+def _least_products(problem: Problem, starts: list[Start]) -> dict[tuple[int, int], int]:
+    """No ring within the error has bonds k and j of a smaller product than this at (k, j) (Eckart & Young).
+
+    It is the rank of the unfolding of the modes between the two, looked at where that is no larger than those of modes.
+    """
+    shape, d, products = problem.shape, len(starts), {}
+    most = problem.allowed + (d - 1) * starts[0].spend.reserve
+    for first, last in itertools.combinations(range(d + 1), 2):
+        before, n, after = (math.prod(part) for part in (shape[:first], shape[first:last], shape[last:]))
+        if last > first + 1 and n > min(max(shape), before * after):
+            continue
+        basis = starts[first].basis
+        if last > first + 1:
+            x = namespace(problem.x).reshape(problem.x, (before, n, after))
+            basis = mode_basis(x, max_error=math.sqrt(most), norm=problem.norm, vectors=False)
+        products[first, last % d] = basis.rank(math.sqrt(most + 2 * basis.slack))
+    return products
