@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +162,22 @@ def _checked_rank(rank: Any) -> int | None:
     if isinstance(rank, bool) or value < 1:
         raise ValueError(f"got a rank of {rank!r}; ranks are ints of at least 1, or None for no cap")
     return value
+
+
+def checked_modes(modes: Any, order: int) -> tuple[int, ...]:
+    """One mode or several, ascending, all different and within a tensor of so many."""
+    entries = list(modes) if isinstance(modes, Iterable) else [modes]
+    try:
+        chosen = sorted(operator.index(mode) for mode in entries)
+    except TypeError:
+        raise TypeError(f"got modes={modes!r}; modes are ints, one or several") from None
+    distinct = len(set(chosen)) == len(chosen)
+    if not (distinct and chosen and chosen[0] >= 0 and chosen[-1] < order):
+        raise ValueError(
+            f"got modes={modes!r} for a tensor of {order} modes; give one mode or several different ones, between 0 "
+            f"and {order - 1}"
+        )
+    return tuple(chosen)
 
 
 def identity(n: int, *, like: Array) -> Array:

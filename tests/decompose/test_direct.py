@@ -192,3 +192,15 @@ def test_memory_stays_within_the_size_of_the_input(method, tol, rng):
     tracemalloc.stop()
     assert result.converged
     assert peak <= 1.2 * x.nbytes
+
+
+def test_partial_tucker_truncates_only_its_modes(rng):
+    x = rng.standard_normal((8, 7, 3, 3))
+    result = tg.tucker_hosvd(x, tol=0.5, modes=(1, 0))
+    assert result.tensor.ranks[2:] == (3, 3)
+    assert result.error <= 0.5
+    np.testing.assert_array_equal(result.tensor.factors[3], np.eye(3))
+    np.testing.assert_allclose(tg.relative_error(x, result.tensor), result.error, rtol=1e-10)
+    assert tg.tucker_hosvd(x, ranks=(2, 3), modes=(0, 2)).tensor.ranks == (2, 7, 3, 3)
+    with pytest.raises(ValueError, match="modes="):
+        tg.tucker_hosvd(x, tol=0.5, modes=(0, 4))

@@ -24,8 +24,8 @@ def fit(
     weight: np.ndarray, *, tol: float | None, ranks: int | Sequence[int | None] | None, cost: Callable[..., float]
 ) -> list[tg.Decomposition[Any]]:
     """Tucker-2, ranks (r_out, r_in): only the channels are compressed."""
-    caps = None if ranks is None else (*_pair(ranks), None, None)
-    return [tg.tucker_hosvd(weight, ranks=caps, tol=tol)]
+    caps = None if ranks is None else _pair(ranks)
+    return [tg.tucker_hosvd(weight, ranks=caps, tol=tol, modes=(0, 1))]
 
 
 def _pair(ranks: int | Sequence[int | None]) -> tuple[int | None, int | None]:

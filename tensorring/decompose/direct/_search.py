@@ -154,7 +154,8 @@ class Search:
             return float(self.cost(shape, tuple(low)))
         # A core between two bonds that are free to grow is as large as their product has to be.
         bonds_of = zip(shape, range(order), (*range(1, order), 0), strict=True)
-        return sum(n * max(low[k] * low[j], products[k][j]) for n, k, j in bonds_of)
+        total: int = sum(n * max(low[k] * low[j], products[k][j]) for n, k, j in bonds_of)
+        return total
 
     def follow(self, start: Start, pairs: Iterable[Pair], caps: Caps) -> None:
         """Tries every split (r_0, r_1) of a start, the most promising first."""

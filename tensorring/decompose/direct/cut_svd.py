@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable
 from typing import Any
 
 from tensorring._array import contiguous, namespace
-from tensorring.decompose._arguments import Ranks, checked_ranks, prepare
+from tensorring.decompose._arguments import Ranks, checked_modes, checked_ranks, prepare
 from tensorring.decompose.direct._chain import Spend, needs_verifying, split
 from tensorring.linalg.basis import mode_basis
 from tensorring.linalg.svd import by_short_side
@@ -60,8 +59,10 @@ def cut_svd(
     """
     problem = prepare(x, tol=tol)
     xp, shape = namespace(problem.x), problem.shape
-    rows = _checked_modes(modes, len(shape))
+    rows = checked_modes(modes, len(shape))
     (cap,) = checked_ranks(ranks, problem.tol, 1, "the one bond of a cut")
+    if len(rows) == len(shape):
+        raise ValueError(f"got modes={modes!r}, all modes of the tensor; a cut leaves at least one on the other side")
     columns = [k for k in range(len(shape)) if k not in rows]
     unfolding = xp.reshape(xp.permute_dims(problem.x, (*rows, *columns)), (math.prod(shape[k] for k in rows), -1))
     matrix = by_short_side(contiguous(unfolding))
@@ -73,18 +74,3 @@ def cut_svd(
     left = xp.reshape(left, (*(shape[k] for k in rows), rank))
     right = xp.reshape(right, (rank, *(shape[k] for k in columns)))
     return problem.result(CutTensor(xp.asarray(left, copy=True), xp.asarray(right, copy=True), rows), error)
-
-
-def _checked_modes(modes: Any, order: int) -> tuple[int, ...]:
-    entries = list(modes) if isinstance(modes, Iterable) else [modes]
-    try:
-        chosen = sorted(operator.index(mode) for mode in entries)
-    except TypeError:
-        raise TypeError(f"got modes={modes!r}; modes are ints, one or several") from None
-    distinct = len(set(chosen)) == len(chosen)
-    if not (distinct and 0 < len(chosen) < order and chosen[0] >= 0 and chosen[-1] < order):
-        raise ValueError(
-            f"got modes={modes!r} for a tensor of {order} modes; give one mode or several different ones, between 0 "
-            f"and {order - 1}, but not all"
-        )
-    return tuple(chosen)

@@ -82,7 +82,7 @@ def tr_reduced_storage(
         raise TypeError(f"got cost={cost!r}; cost is a function of (shape, ranks), or None for the numbers stored")
     if d == 1:
         line = tt_svd(x, tol=tol)
-        return replace(line, tensor=TRTensor(line.tensor.cores), candidates=())
+        return Decomposition(TRTensor(line.tensor.cores), line.error, line.converged, line.stop)
     starts = [Start.at(problem, shift) for shift in range(d)]
     search = Search(problem, cost)
     limit = _affordable(starts)

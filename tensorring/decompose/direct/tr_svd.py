@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from tensorring.decompose._arguments import Ranks, checked_ranks, prepare
@@ -65,7 +64,7 @@ def tr_svd(x: Any, *, ranks: Ranks = None, tol: float | None = None) -> Decompos
     caps = checked_ranks(ranks, problem.tol, d, "the bonds of the ring, one for each mode")
     if d == 1:
         line = tt_svd(x, tol=0.0)
-        return replace(line, tensor=TRTensor(line.tensor.cores), candidates=())
+        return Decomposition(TRTensor(line.tensor.cores), line.error, line.converged, line.stop)
     search = Search(problem)
     both = caps[0] * caps[1] if caps[0] and caps[1] else None
     start = Start.at(problem, 0, max_rank=both)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from tensorring._array import Array, copy, namespace
 from tensorring.contract.unfold import around
-from tensorring.decompose._arguments import Caps, Problem, Ranks, checked_ranks, identity, prepare
+from tensorring.decompose._arguments import Caps, Problem, Ranks, checked_modes, checked_ranks, identity, prepare
 from tensorring.decompose.direct._best import Best
 from tensorring.decompose.direct._chain import Cut, Cuts, Spend, compact, needs_verifying
 from tensorring.linalg.basis import Basis, mode_basis
@@ -16,7 +16,9 @@ from tensorring.linalg.project import project, residual_norm
 from tensorring.tensors import Candidate, Decomposition, TuckerTensor
 
 
-def tucker_hosvd(x: Any, *, ranks: Ranks = None, tol: float | None = None) -> Decomposition[TuckerTensor]:
+def tucker_hosvd(
+    x: Any, *, ranks: Ranks = None, tol: float | None = None, modes: int | Iterable[int] | None = None
+) -> Decomposition[TuckerTensor]:
     """‖x − core ×_1 U_1 ⋯ ×_d U_d‖ ≤ tol·‖x‖ with orthonormal U_k: one truncated SVD a mode, each on the core so far.
 
     Parameters
@@ -24,10 +26,13 @@ def tucker_hosvd(x: Any, *, ranks: Ranks = None, tol: float | None = None) -> De
     x
         Array of d modes: NumPy, CuPy or another array API library; never written to.
     ranks
-        Caps of the d multilinear ranks: an int for all, or a sequence with None for no cap. With both `tol` and
-        `ranks` the cap wins.
+        Caps of the multilinear ranks, one for each of `modes`: an int for all, or a sequence with None for no cap. With
+        both `tol` and `ranks` the cap wins.
     tol
         Relative Frobenius error allowed, in [0, 1). At 0: the numerical ranks.
+    modes
+        Those to truncate, ascending; the others keep their size, with the identity as factor. Default: all. For a
+        convolution kernel (O, I, h, w), (0, 1) is the Tucker-2 form.
 
     Returns
     -------
@@ -39,7 +44,8 @@ def tucker_hosvd(x: Any, *, ranks: Ranks = None, tol: float | None = None) -> De
     Raises
     ------
     TypeError, ValueError
-        For what is no array of finite numbers, for neither tol nor ranks, and for either out of range.
+        For what is no array of finite numbers, for neither tol nor ranks, for either out of range, and for modes
+        outside the tensor.
 
     Notes
     -----
@@ -67,17 +73,19 @@ def tucker_hosvd(x: Any, *, ranks: Ranks = None, tol: float | None = None) -> De
     """
     problem = prepare(x, tol=tol)
     shape, d = problem.shape, len(problem.shape)
-    caps = checked_ranks(ranks, problem.tol, d, "the multilinear ranks, one for each mode")
-    modes = sorted(range(d), key=lambda k: shape[k] ** 2 > math.prod(shape))
-    spend = Spend.of(problem, d)
+    chosen = tuple(range(d)) if modes is None else checked_modes(modes, d)
+    given = checked_ranks(ranks, problem.tol, len(chosen), "the multilinear ranks, one for each mode truncated")
+    caps = tuple(dict(zip(chosen, given, strict=True)).get(mode) for mode in range(d))
+    order = sorted(chosen, key=lambda k: shape[k] ** 2 > math.prod(shape))
+    spend = Spend.of(problem, len(order))
     best: Best[_Plan] = Best(problem)
-    first = _basis(problem.x, modes[0], spend, 0.0, d, caps)
-    for plan in _explore(problem.x, modes, spend, caps, best, _Plan((), 0.0), shape, first):
-        ordered = _in_order(plan.cuts, modes)
-        parameters = _storage(shape, ordered)
-        candidate = Candidate("tucker", ordered, parameters, problem.relative(plan.spent))
+    first = _basis(problem.x, order[0], spend, 0.0, len(order), caps)
+    for plan in _explore(problem.x, order, spend, caps, best, _Plan((), 0.0), shape, first):
+        ranks_ = _in_order(plan.cuts, order, shape)
+        parameters = _storage(shape, ranks_)
+        candidate = Candidate("tucker", ranks_, parameters, problem.relative(plan.spent))
         best.offer(plan, parameters, plan.spent, candidate)
-    tensor, error = _build(problem, modes, best.chosen, first)
+    tensor, error = _build(problem, order, best.chosen, first)
     return problem.result(tensor, error, tuple(best.tried))
 
 
@@ -92,10 +100,10 @@ def _storage(shape: tuple[int, ...], ranks: tuple[int, ...]) -> int:
     return math.prod(ranks) + sum(n * r for n, r in zip(shape, ranks, strict=False))
 
 
-def _in_order(cuts: Cuts, modes: list[int]) -> tuple[int, ...]:
-    """The ranks in the natural order of the modes; 1, the least there is, for modes not yet cut."""
-    ranks = dict(zip(modes, (cut.rank for cut in cuts), strict=False))
-    return tuple(ranks.get(mode, 1) for mode in range(len(modes)))
+def _in_order(cuts: Cuts, modes: list[int], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The ranks in the natural order of the modes: 1, the least there is, where not yet cut; whole where never."""
+    ranks = dict.fromkeys(modes, 1) | dict(zip(modes, (cut.rank for cut in cuts), strict=False))
+    return tuple(ranks.get(mode, n) for mode, n in enumerate(shape))
 
 
 def _basis(core: Array, mode: int, spend: Spend, spent: float, modes_left: int, caps: Caps) -> Basis:
@@ -127,7 +135,7 @@ def _explore(
     for rank, shares in sorted(groups.items()):
         cut = Cut(rank, min(allowed.values()))
         reached = _Plan((*plan.cuts, cut), plan.spent + basis.error(rank) ** 2)
-        if best.beats(_storage(shape, _in_order(reached.cuts, modes)), reached.spent):
+        if best.beats(_storage(shape, _in_order(reached.cuts, modes, shape)), reached.spent):
             continue
         whole = left == 1 or rank == core.shape[mode]
         yield from _explore(
@@ -152,7 +160,7 @@ def _build(problem: Problem, modes: list[int], plan: _Plan, first: Basis) -> tup
     """The Tucker tensor of a plan, and the squared error that it makes. A mode at full rank is left as it is."""
     core, owned, total = problem.x, False, 0.0
     verify = needs_verifying(plan.spent, len(modes), problem)
-    factors: dict[int, Array] = {}
+    factors = {mode: identity(n, like=core) for mode, n in enumerate(core.shape) if mode not in modes}
     for mode, cut in zip(modes, plan.cuts, strict=True):
         n = core.shape[mode]
         if cut.rank == n:
@@ -172,4 +180,4 @@ def _build(problem: Problem, modes: list[int], plan: _Plan, first: Basis) -> tup
             total += basis.error(cut.rank) ** 2
         core, owned = smaller, True
     core = compact(core) if owned else copy(core)
-    return TuckerTensor(core, tuple(factors[mode] for mode in range(len(modes)))), total
+    return TuckerTensor(core, tuple(factors[mode] for mode in range(core.ndim))), total
