@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from tensorring._array import Array
-from tensorring.contract.chain import ring_to_dense
-from tensorring.tensors.cores import check_cores
-from tensorring.tensors.low_rank import LowRankTensor, checked_arrays
+from tensorring.tensors.cores import CoreTensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TRTensor(LowRankTensor):
+class TRTensor(CoreTensor):
     """x[i_1 … i_d] = trace(G_1(i_1) ⋯ G_d(i_d)): a tensor ring (Zhao et al. 2016, arXiv 1606.05535).
 
     Parameters
@@ -39,27 +35,15 @@ class TRTensor(LowRankTensor):
     """
 
     format: ClassVar[str] = "tr"
-    cores: tuple[Array, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cores", checked_arrays(self.cores, "cores"))
-        check_cores(self.cores)
+        super().__post_init__()
         first, last = self.cores[0].shape[0], self.cores[-1].shape[2]
         if first != last:
             raise ValueError(
                 f"cores[0] has left rank {first} but the last core has right rank {last}; a ring closes: "
                 "make them equal"
             )
-
-    @property
-    def arrays(self) -> tuple[Array, ...]:
-        """The cores."""
-        return self.cores
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the dense tensor."""
-        return tuple(core.shape[1] for core in self.cores)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -78,15 +62,3 @@ class TRTensor(LowRankTensor):
         """
         k %= self.ndim
         return TRTensor(self.cores[k:] + self.cores[:k])
-
-    def to_dense(self) -> Array:
-        """The dense tensor, by two half chains and one matrix product over the two bonds between them."""
-        return ring_to_dense(self.cores)
-
-    def with_arrays(self, arrays: Sequence[Array]) -> Self:
-        """A ring of other cores."""
-        return type(self)(tuple(arrays))
-
-    def rows(self, start: int, stop: int) -> Self:
-        """The ring of x[start:stop]."""
-        return self.with_arrays([self.cores[0][:, start:stop, :], *self.cores[1:]])

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from tensorring._array import Array
-from tensorring.contract.chain import ring_to_dense
-from tensorring.tensors.cores import check_cores
-from tensorring.tensors.low_rank import LowRankTensor, checked_arrays
+from tensorring.tensors.cores import CoreTensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TTTensor(LowRankTensor):
+class TTTensor(CoreTensor):
     """x[i_1 … i_d] = G_1(i_1) ⋯ G_d(i_d): a tensor train (Oseledets 2011, doi 10.1137/090752286).
 
     Parameters
@@ -38,11 +34,9 @@ class TTTensor(LowRankTensor):
     """
 
     format: ClassVar[str] = "tt"
-    cores: tuple[Array, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cores", checked_arrays(self.cores, "cores"))
-        check_cores(self.cores)
+        super().__post_init__()
         outer = (self.cores[0].shape[0], self.cores[-1].shape[2])
         if outer != (1, 1):
             raise ValueError(
@@ -51,28 +45,6 @@ class TTTensor(LowRankTensor):
             )
 
     @property
-    def arrays(self) -> tuple[Array, ...]:
-        """The cores."""
-        return self.cores
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the dense tensor."""
-        return tuple(core.shape[1] for core in self.cores)
-
-    @property
     def ranks(self) -> tuple[int, ...]:
         """The d − 1 bonds: `ranks[k]` lies between core k and core k + 1."""
         return tuple(core.shape[2] for core in self.cores[:-1])
-
-    def to_dense(self) -> Array:
-        """The dense tensor, by two half trains and one matrix product."""
-        return ring_to_dense(self.cores)
-
-    def with_arrays(self, arrays: Sequence[Array]) -> Self:
-        """A train of other cores."""
-        return type(self)(tuple(arrays))
-
-    def rows(self, start: int, stop: int) -> Self:
-        """The train of x[start:stop]."""
-        return self.with_arrays([self.cores[0][:, start:stop, :], *self.cores[1:]])
