@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="+", choices=resnet.BLOCKS, default=["resnet20"])
     parser.add_argument("--tol", nargs="+", type=float, default=[0.5])
     parser.add_argument("--form", nargs="+", choices=FORMS, default=["tr"])
-    parser.add_argument("--minimize", choices=("macs", "parameters"), default="macs")
+    parser.add_argument("--minimize", choices=("macs", "parameters", "time"), default="macs")
     parser.add_argument("--write", default="", help="name of a page to write under docs/benchmarks")
     options = parser.parse_args()
     torch.manual_seed(0)

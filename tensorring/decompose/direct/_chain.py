@@ -19,9 +19,11 @@ from tensorring.linalg.project import project, residual_norm
 from tensorring.linalg.svd import by_short_side
 
 # Shares of what is left that a cut may spend; None is an equal share for each cut left. White noise loses nearly all
-# of its energy in the first cut, so that equal shares would keep the noise; smooth tensors want them. Two more, 0.9 and
-# 0.5, were worth 0.1 % of the storage of ResNet kernels and a third of the time.
-FAMILY: tuple[float | None, ...] = (1.0, 0.75, None)
+# of its energy in the first cut, so that equal shares would keep the noise; smooth tensors want them.
+FAMILY: tuple[float | None, ...] = (1.0, 0.9, 0.75, 0.5, None)
+# A ring's first cut has many ranks to split anyway: the other two were worth 0.1 % of the storage of ResNet kernels and
+# a third of the time.
+RING_FAMILY = FAMILY[::2]
 
 
 class Cut(NamedTuple):
@@ -44,9 +46,9 @@ class Spend(NamedTuple):
     norm: float
 
     @classmethod
-    def of(cls, problem: Problem, cuts: int) -> Spend:
+    def of(cls, problem: Problem, cuts: int, family: tuple[float | None, ...] = FAMILY) -> Spend:
         """The rules for a problem that takes so many cuts; without a tolerance there is nothing to share."""
-        shares = FAMILY if problem.tol is not None and cuts > 1 else FAMILY[:1]
+        shares = family if problem.tol is not None and cuts > 1 else family[:1]
         return cls(problem.allowed, problem.reserve(cuts), shares, problem.norm)
 
     def allow(self, share: float | None, spent: float, cuts_left: int) -> float:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from tensorring._array import Array, namespace
 from tensorring.contract.unfold import around
 from tensorring.decompose._arguments import Caps, Problem
 from tensorring.decompose.direct._best import Best
-from tensorring.decompose.direct._chain import Cuts, Hopeless, Spend, cores_of, explore, needs_verifying
+from tensorring.decompose.direct._chain import RING_FAMILY, Cuts, Hopeless, Spend, cores_of, explore, needs_verifying
 from tensorring.linalg.basis import Basis, mode_basis
 from tensorring.linalg.project import project, residual_norm
 from tensorring.tensors.result import Candidate
@@ -56,7 +56,7 @@ class Start:
     @classmethod
     def at(cls, problem: Problem, shift: int, *, max_rank: int | None = None) -> Start:
         """The start at a mode, its unfolding decomposed where it lies."""
-        spend = Spend.of(problem, len(problem.shape) - 1)
+        spend = Spend.of(problem, len(problem.shape) - 1, RING_FAMILY)
         least = min(_first_errors(spend, len(problem.shape)))
         x = around(problem.x, shift)
         return cls(problem, shift, spend, mode_basis(x, max_error=least, norm=problem.norm, max_rank=max_rank))
@@ -75,6 +75,10 @@ class Start:
     def ranks(self, cap: int | None = None) -> list[int]:
         """The ranks of the first cut that the shares lead to, ascending."""
         return sorted({self.basis.rank(error, cap) for error in _first_errors(self.spend, len(self.sizes))})
+
+    def with_shares(self, *shares: float | None) -> Start:
+        """The same start with other shares for the cuts to come."""
+        return replace(self, spend=self.spend._replace(shares=shares))
 
     def side(self, pair: Pair) -> int:
         """The shorter side of the largest unfolding that this split leads to."""
@@ -157,8 +161,13 @@ class Search:
         total: int = sum(n * max(low[k] * low[j], products[k][j]) for n, k, j in bonds_of)
         return total
 
+    def follow_trains(self, start: Start, caps: Caps) -> None:
+        """Tries what `tt_svd` tries, so that no ring is ever larger than its train."""
+        whole = start.with_shares(*Spend.of(self.problem, len(start.sizes) - 1).shares)
+        self.follow(whole, [(1, rank) for rank in whole.ranks(caps[1])], caps)
+
     def follow(self, start: Start, pairs: Iterable[Pair], caps: Caps) -> None:
-        """Tries every split (r_0, r_1) of a start, the most promising first."""
+        """Tries every split (r_0, r_1) of a start, the most promising first; `caps` are those of all bonds."""
         new = {pair for pair in pairs if (start.shift, pair) not in self._followed}
         order = sorted((self.bound(start.shift, pair), pair) for pair in new)
         rows = None
@@ -174,10 +183,10 @@ class Search:
                 chain,
                 sizes,
                 start.spend,
-                caps=caps,
+                caps=caps[2:],
                 hopeless=self.pruner(start.shift, pair),
                 spent=spent,
-                look_ahead=not any(caps),
+                look_ahead=not any(caps[2:]),
             )
             for cuts, error in found:
                 self.offer(Plan(start.shift, pair, cuts, error))

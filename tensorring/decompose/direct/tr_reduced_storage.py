@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from tensorring._array import namespace
@@ -104,15 +103,14 @@ def _follow_even_splits(search: Search, starts: list[Start], limit: int) -> None
 
     These cost more than all the others, so that of them only what the published method and `tt_svd` do is followed.
     """
-    caps = (None,) * (len(starts) - 2)
+    caps = (None,) * len(starts)
     search.learn(_least_products(search.problem, starts))
+    search.follow_trains(starts[0], caps)
     ordered = sorted(starts, key=lambda start: -start.sizes[0])
     for start in ordered:
         search.follow(start, [pair for pair in _even_splits(start) if start.side(pair) <= limit], caps)
-    search.follow(starts[0], [(1, rank) for rank in starts[0].ranks()], caps)
     for start in ordered:
-        published = replace(start, spend=start.spend._replace(shares=(None,)))
-        search.follow(published, _divisors(start.ranks()[-1]), caps)
+        search.follow(start.with_shares(None), _divisors(start.ranks()[-1]), caps)
 
 
 def _even_splits(start: Start) -> list[Pair]:
@@ -141,7 +139,7 @@ def _refine(search: Search, starts: list[Start], limit: int) -> None:
             for pair in splits(start.ranks(), start.available)
             if (abs(pair[0] - r0) <= 1 or abs(pair[1] - r1) <= 1) and start.side(pair) <= limit
         ]
-        search.follow(start, near, (None,) * (len(starts) - 2))
+        search.follow(start, near, (None,) * len(starts))
 
 
 def _least_products(problem: Problem, starts: list[Start]) -> dict[tuple[int, int], int]:

@@ -71,7 +71,8 @@ def tr_svd(x: Any, *, ranks: Ranks = None, tol: float | None = None) -> Decompos
     pairs = _largest_pairs(start.available, caps[0], caps[1]) if ranks is not None else []
     if problem.tol is not None:
         pairs += splits(start.ranks(), start.available, caps[0], caps[1])
-    search.follow(start, pairs, caps[2:])
+    search.follow_trains(start, caps)
+    search.follow(start, pairs, caps)
     cores, error = build(start, search.best.chosen)
     return problem.result(TRTensor(tuple(cores)), error, tuple(search.best.tried))
 
