@@ -15,7 +15,7 @@ from tensorring._array import Array, namespace
 from tensorring.contract.unfold import around
 from tensorring.decompose._arguments import Caps, Problem
 from tensorring.decompose.direct._best import Best
-from tensorring.decompose.direct._chain import RING_FAMILY, Cuts, Hopeless, Spend, cores_of, explore, needs_verifying
+from tensorring.decompose.direct._chain import FAMILY, RING_FAMILY, Cuts, Hopeless, Spend, cores_of, explore, needs_verifying
 from tensorring.linalg.basis import Basis, mode_basis
 from tensorring.linalg.project import project, residual_norm
 from tensorring.tensors.result import Candidate
@@ -56,8 +56,8 @@ class Start:
     @classmethod
     def at(cls, problem: Problem, shift: int, *, max_rank: int | None = None) -> Start:
         """The start at a mode, its unfolding decomposed where it lies."""
-        spend = Spend.of(problem, len(problem.shape) - 1, RING_FAMILY)
-        least = min(_first_errors(spend, len(problem.shape)))
+        cuts = len(problem.shape) - 1
+        spend, least = Spend.of(problem, cuts, RING_FAMILY), min(_first_errors(problem))
         x = around(problem.x, shift)
         return cls(problem, shift, spend, mode_basis(x, max_error=least, norm=problem.norm, max_rank=max_rank))
 
@@ -74,7 +74,7 @@ class Start:
 
     def ranks(self, cap: int | None = None) -> list[int]:
         """The ranks of the first cut that the shares lead to, ascending."""
-        return sorted({self.basis.rank(error, cap) for error in _first_errors(self.spend, len(self.sizes))})
+        return sorted({self.basis.rank(error, cap) for error in _first_errors(self.problem)})
 
     def with_shares(self, *shares: float | None) -> Start:
         """The same start with other shares for the cuts to come."""
@@ -96,8 +96,11 @@ class Start:
         return projected, xp.reshape(xp.permute_dims(projected, (1, 2, 0)), (rank, -1))
 
 
-def _first_errors(spend: Spend, order: int) -> list[float]:
+def _first_errors(problem: Problem) -> list[float]:
     """What the first cut may make, by each share, and by a ring's equal share, 2/d, for a rank that splits in two."""
+    order = len(problem.shape)
+    # With one cut after the first, the first alone decides how the error is shared.
+    spend = Spend.of(problem, order - 1, FAMILY if order == 3 else RING_FAMILY)
     return [spend.allow(share, 0.0, order - 1) for share in (*spend.shares, 2 / order)]
 
 

@@ -53,7 +53,11 @@ def tr_reduced_storage(
     among those here, with the error accounted exactly: the budget is spent in full, what a cut leaves goes to the next,
     several shares are searched (see `tt_svd`), and ranks that split badly are raised by keeping further singular
     vectors. Splits whose unfoldings are much larger than those of a mode are followed with equal shares only. So the
-    result never stores more than the published one at the same error.
+    result never stores more than the published one at the same error, nor more than `tt_svd`.
+
+    Not guaranteed: the least storage of all splits. Of those between the ends and the divisors only the neighbours of
+    the best are tried, so that now and then `tr_svd`, which tries every r_0 from mode 0, finds a smaller ring (9 of 540
+    random tensors, by at most 8 %).
 
     Cost: one factorisation for each mode, shared by all splits, then chains of the size of the first remainder;
     candidates whose storage cannot win, by the ranks known so far and the least ranks of unfoldings, are dropped: most
