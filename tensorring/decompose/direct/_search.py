@@ -15,7 +15,16 @@ from tensorring._array import Array, namespace
 from tensorring.contract.unfold import around
 from tensorring.decompose._arguments import Caps, Problem
 from tensorring.decompose.direct._best import Best
-from tensorring.decompose.direct._chain import FAMILY, RING_FAMILY, Cuts, Hopeless, Spend, cores_of, explore, needs_verifying
+from tensorring.decompose.direct._chain import (
+    FAMILY,
+    RING_FAMILY,
+    Cuts,
+    Hopeless,
+    Spend,
+    cores_of,
+    explore,
+    needs_verifying,
+)
 from tensorring.linalg.basis import Basis, mode_basis
 from tensorring.linalg.project import project, residual_norm
 from tensorring.tensors.result import Candidate
