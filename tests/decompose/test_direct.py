@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import tensorring as tg
 from tensorring.testing import tensors
+from tensorring.testing.samples import VALUES
 
 
 def published_tr(x, tol):
@@ -204,3 +205,13 @@ def test_partial_tucker_truncates_only_its_modes(rng):
     assert tg.tucker_hosvd(x, ranks=(2, 3), modes=(0, 2)).tensor.ranks == (2, 7, 3, 3)
     with pytest.raises(ValueError, match="modes="):
         tg.tucker_hosvd(x, tol=0.5, modes=(0, 4))
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "low_rank", "decaying"])
+@pytest.mark.parametrize("shape", [(16, 8, 3, 3), (12, 11, 10), (8, 7, 6, 5), (5, 4, 4, 3, 3)])
+def test_rings_are_never_larger_than_the_train(shape, kind):
+    x = VALUES[kind](shape, False, np.random.default_rng(7))
+    for tol in (0.05, 0.1, 0.3, 0.5, 0.7, 0.9):
+        train = tg.tt_svd(x, tol=tol).tensor.parameter_count
+        assert tg.tr_svd(x, tol=tol).tensor.parameter_count <= train
+        assert tg.tr_reduced_storage(x, tol=tol).tensor.parameter_count <= train

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from tensorring._array import Array, copy, dtype_name, is_host, namespace, to_device
 from tensorring.decompose._arguments import Caps, Problem, identity
 from tensorring.linalg.basis import Basis, is_blurred, mode_basis
-from tensorring.linalg.project import project, residual_norm
+from tensorring.linalg.project import project
+from tensorring.linalg.scale import root_of_sum
 from tensorring.linalg.svd import by_short_side
 
 # Shares of what is left that a cut may spend; None is an equal share for each cut left. White noise loses nearly all
@@ -215,9 +216,9 @@ def split(
         one, whole = identity(rank, like=matrix), matrix[0, :, :] if wide else matrix[:, :, 0]
         whole = whole if owned else copy(whole) if last else whole
         return (one, whole, 0.0) if wide else (whole, one, 0.0)
-    measured = verify and basis.slack > 0
-    coefficients = project(matrix, p, overwrite=owned and not measured)
-    error = residual_norm(matrix, p, coefficients) ** 2 if measured else basis.error(rank) ** 2
+    squares: list[Array] | None = [] if verify and basis.slack > 0 else None
+    coefficients = project(matrix, p, overwrite=owned, squares=squares)
+    error = basis.error(rank) ** 2 if squares is None else root_of_sum(squares) ** 2
     if wide:
         return p, coefficients[0, :, :], error
     if last:

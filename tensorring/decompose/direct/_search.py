@@ -65,8 +65,10 @@ class Start:
     @classmethod
     def at(cls, problem: Problem, shift: int, *, max_rank: int | None = None) -> Start:
         """The start at a mode, its unfolding decomposed where it lies."""
-        cuts = len(problem.shape) - 1
-        spend, least = Spend.of(problem, cuts, RING_FAMILY), min(_first_errors(problem))
+        order = len(problem.shape)
+        # With one cut after the first, the first alone decides how the error is shared.
+        spend = Spend.of(problem, order - 1, FAMILY if order == 3 else RING_FAMILY)
+        least = min(_first_errors(spend, order))
         x = around(problem.x, shift)
         return cls(problem, shift, spend, mode_basis(x, max_error=least, norm=problem.norm, max_rank=max_rank))
 
@@ -83,7 +85,7 @@ class Start:
 
     def ranks(self, cap: int | None = None) -> list[int]:
         """The ranks of the first cut that the shares lead to, ascending."""
-        return sorted({self.basis.rank(error, cap) for error in _first_errors(self.problem)})
+        return sorted({self.basis.rank(error, cap) for error in _first_errors(self.spend, len(self.sizes))})
 
     def with_shares(self, *shares: float | None) -> Start:
         """The same start with other shares for the cuts to come."""
@@ -105,11 +107,8 @@ class Start:
         return projected, xp.reshape(xp.permute_dims(projected, (1, 2, 0)), (rank, -1))
 
 
-def _first_errors(problem: Problem) -> list[float]:
+def _first_errors(spend: Spend, order: int) -> list[float]:
     """What the first cut may make, by each share, and by a ring's equal share, 2/d, for a rank that splits in two."""
-    order = len(problem.shape)
-    # With one cut after the first, the first alone decides how the error is shared.
-    spend = Spend.of(problem, order - 1, FAMILY if order == 3 else RING_FAMILY)
     return [spend.allow(share, 0.0, order - 1) for share in (*spend.shares, 2 / order)]
 
 

@@ -12,7 +12,8 @@ from tensorring.decompose._arguments import Caps, Problem, Ranks, checked_modes,
 from tensorring.decompose.direct._best import Best
 from tensorring.decompose.direct._chain import Cut, Cuts, Spend, compact, needs_verifying
 from tensorring.linalg.basis import Basis, mode_basis
-from tensorring.linalg.project import project, residual_norm
+from tensorring.linalg.project import project
+from tensorring.linalg.scale import root_of_sum
 from tensorring.tensors import Candidate, Decomposition, TuckerTensor
 
 
@@ -55,7 +56,7 @@ def tucker_hosvd(
 
     Modes are taken in their order, those longer than all others together last. No unfolding is copied. Cost: Πn·n_1 for
     the first mode (matrix products where tol > 30·√eps, else blocked TSQR), less for those after it, for each of up to
-    five members of the family. Memory beyond x: about its size where nothing can be compressed, r_1/n_1 of it where
+    five members of the family. Memory beyond x: up to twice its size where little can be compressed, r_1/n_1 of it where
     something can. Input in another order than C is copied once.
 
     References
@@ -140,7 +141,7 @@ def _explore(
         whole = left == 1 or rank == core.shape[mode]
         yield from _explore(
             # Not bound to a name: it would live on while the next one is made.
-            core if whole else _projected(core, basis, rank, mode, owned=False),
+            core if whole else _projected(core, basis, rank, mode),
             modes,
             spend._replace(shares=tuple(shares)),
             caps,
@@ -151,9 +152,12 @@ def _explore(
         )
 
 
-def _projected(core: Array, basis: Basis, rank: int, mode: int, *, owned: bool) -> Array:
+def _projected(
+    core: Array, basis: Basis, rank: int, mode: int, *, owned: bool = False, squares: list[Array] | None = None
+) -> Array:
     shape = (*core.shape[:mode], rank, *core.shape[mode + 1 :])
-    return namespace(core).reshape(project(around(core, mode), basis.vectors[:, :rank], overwrite=owned), shape)
+    projected = project(around(core, mode), basis.vectors[:, :rank], overwrite=owned, squares=squares)
+    return namespace(core).reshape(projected, shape)
 
 
 def _build(problem: Problem, modes: list[int], plan: _Plan, first: Basis) -> tuple[TuckerTensor, float]:
@@ -172,12 +176,8 @@ def _build(problem: Problem, modes: list[int], plan: _Plan, first: Basis) -> tup
             else mode_basis(around(core, mode), max_error=cut.allowed, norm=problem.norm, max_rank=cut.rank)
         )
         factors[mode] = compact(basis.vectors[:, : cut.rank])
-        measured = verify and basis.slack > 0
-        smaller = _projected(core, basis, cut.rank, mode, owned=owned and not measured)
-        if measured:
-            total += residual_norm(around(core, mode), factors[mode], around(smaller, mode)) ** 2
-        else:
-            total += basis.error(cut.rank) ** 2
-        core, owned = smaller, True
+        squares: list[Array] | None = [] if verify and basis.slack > 0 else None
+        core, owned = _projected(core, basis, cut.rank, mode, owned=owned, squares=squares), True
+        total += basis.error(cut.rank) ** 2 if squares is None else root_of_sum(squares) ** 2
     core = compact(core) if owned else copy(core)
     return TuckerTensor(core, tuple(factors[mode] for mode in range(core.ndim))), total
