@@ -11,6 +11,7 @@ import numpy as np
 from tensorring._array import FLOATS, Array, compute_dtype_name, dtype_name, eps, namespace, to_host
 from tensorring.contract.chain import chain_product
 from tensorring.linalg.rank import error_floor
+from tensorring.linalg.scale import scaled
 from tensorring.tensors import Decomposition, LowRankTensor, TRTensor
 from tensorring.testing.samples import LAYOUTS, VALUES, Dense
 
@@ -78,21 +79,27 @@ def check_result(x: Array, result: Decomposition[Any], *, tol: float | None = No
 def dense_error(x: Array, t: LowRankTensor) -> float:
     """‖x − t‖ / ‖x‖ from the dense tensors, in double precision on the host, and 0 where both are zero."""
     wide = "complex128" if "complex" in dtype_name(t.dtype) else "float64"
-    dense = to_host(t.astype(wide).to_dense())
-    host = to_host(x).astype(wide)
-    scale = 2.0 ** -math.frexp(float(np.max(np.abs(host))))[1]
-    norm = float(np.linalg.norm(host * scale))
-    error = float(np.linalg.norm(dense * scale - host * scale))
+    host, exponent = _without_scale(to_host(x).astype(wide))
+    dense = scaled(to_host(t.astype(wide).to_dense()), -exponent)
+    norm, error = float(np.linalg.norm(host)), float(np.linalg.norm(dense - host))
     return error / norm if norm else float(error > 0)
+
+
+def _without_scale(x: Dense) -> tuple[Dense, int]:
+    """The array divided by a power of two near its largest entry, so that squares are safe, and the exponent."""
+    exponent = math.frexp(float(np.max(np.abs(x))))[1]
+    return scaled(x, -exponent), exponent
 
 
 def _cancellation(x: Array, t: LowRankTensor) -> float:
     """‖chain‖ / ‖x‖ of a ring, the chain being what the closing trace sums over; 1 for other formats."""
     if not isinstance(t, TRTensor):
         return 1.0
-    norm = float(np.linalg.norm(to_host(x).astype("complex128")))
-    chain = float(np.linalg.norm(to_host(chain_product(t.astype("complex128").cores))))
-    return chain / norm if 0 < norm < math.inf and chain < math.inf else 1.0
+    host, exponent = _without_scale(to_host(x).astype("complex128"))
+    *cores, last = t.astype("complex128").cores
+    norm = float(np.linalg.norm(host))
+    chain = float(np.linalg.norm(to_host(chain_product([*cores, scaled(last, -exponent)]))))
+    return chain / norm if norm else 1.0
 
 
 def check_decomposition(

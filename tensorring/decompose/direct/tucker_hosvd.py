@@ -56,8 +56,8 @@ def tucker_hosvd(
 
     Modes are taken in their order, those longer than all others together last. No unfolding is copied. Cost: Πn·n_1 for
     the first mode (matrix products where tol > 30·√eps, else blocked TSQR), less for those after it, for each of up to
-    five members of the family. Memory beyond x: up to twice its size where little can be compressed, r_1/n_1 of it where
-    something can. Input in another order than C is copied once.
+    five members of the family. Memory beyond x: up to twice its size where little can be compressed, r_1/n_1 of it
+    where something can. Input in another order than C is copied once.
 
     References
     ----------
