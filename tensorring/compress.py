@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +81,8 @@ def _checked_formats(formats: Any) -> list[str]:
     known = ", ".join(repr(name) for name in _METHODS)
     if formats is None:
         return list(_METHODS)
+    if not isinstance(formats, (str, Iterable)):
+        raise TypeError(f"got formats={formats!r}; give one or several of {known}, or leave it out for all")
     names = [formats] if isinstance(formats, str) else list(formats)
     unknown = [name for name in names if name not in _METHODS]
     if unknown or not names:

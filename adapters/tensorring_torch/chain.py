@@ -76,6 +76,7 @@ class Chain:
         _, starts = plan.cheapest(use.calls, use.minimize)
         return cls(tuple(tensors), plan.merged(starts), starts, error)
 
+    @torch.inference_mode(False)  # parameters made in inference mode could never be trained
     @torch.no_grad()
     def layers(self, like: nn.Conv2d) -> nn.Sequential:
         """The layers, with dtype, device, bias, training mode and requires_grad of `like`."""

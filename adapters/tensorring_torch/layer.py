@@ -95,7 +95,7 @@ def dense_layer(module: nn.Sequential) -> nn.Conv2d:
     if [Geometry.of(conv) for conv in convs] != [stage.conv for stage in plan.stages]:
         raise ValueError(f"got layers that do not follow their plan {plan}; only their weights may be changed")
     weights, bias = [conv.weight for conv in convs], convs[-1].bias
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         weight = dense_weight(plan, weights).clone(memory_format=torch.contiguous_format)
         weight = nn.Parameter(weight, any(w.requires_grad for w in weights))
         bias = None if bias is None else nn.Parameter(bias.clone(), bias.requires_grad)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from tensorring_torch.chain import FITS, Chain, Use, fitted
@@ -63,6 +64,9 @@ def compress(
 
     Notes
     -----
+    A model that reads attributes of a layer itself, such as `self.conv.weight`, no longer finds them where it was
+    replaced.
+
     Costs a forward pass and a few decompositions a layer. An interrupt leaves nothing behind. `tol` bounds the error of
     weights, not of the network's output, and half precision adds its own rounding.
 
@@ -95,7 +99,8 @@ def compress(
         reports.append(report)
         if callback is not None:
             callback(done, len(found), name)
-    compressed = put(duplicate(model), modules)
+    with torch.inference_mode(False):
+        compressed = put(duplicate(model), modules)
     return Compressed(compressed, _report(model, compressed, reports, shapes))
 
 

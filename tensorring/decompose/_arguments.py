@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorring._array import Array, as_dtype, compute_dtype_name, contiguous, is_array, namespace
+from tensorring._array import Array, as_dtype, compute_dtype_name, contiguous, dtype_name, is_array, namespace
 from tensorring.linalg.rank import error_floor
 from tensorring.linalg.scale import measure, scaled
 from tensorring.tensors.low_rank import LowRankTensor
@@ -82,13 +82,20 @@ def prepare(x: Any, *, tol: float | None) -> Problem:
     """
     x = checked_tensor(x)
     norm, exponent = measure(x)
+    largest = float(np.finfo(dtype_name(x.dtype)).max)
+    if norm > math.ldexp(largest, -max(exponent, 0)):
+        raise ValueError(
+            f"got a tensor whose norm is above {largest:.2g}, the largest {dtype_name(x.dtype)}, so that its parts "
+            "could not be held; divide it by a power of two first"
+        )
     return Problem(scaled(x, -exponent), norm, exponent, checked_tol(tol))
 
 
 def checked_tensor(x: Any) -> Array:
     """An array in C order and in a dtype that is computed in."""
-    if isinstance(x, LowRankTensor):
-        raise TypeError(f"got {x!r}; decompositions take a dense array: use its to_dense()")
+    if isinstance(x, (LowRankTensor, Decomposition)):
+        way = "to_dense()" if isinstance(x, LowRankTensor) else "tensor.to_dense()"
+        raise TypeError(f"got {x!r}; decompositions take a dense array: use its {way}")
     if not is_array(x):
         x = _from_sequence(x)
     if isinstance(x, np.ma.MaskedArray):
@@ -138,9 +145,10 @@ def checked_ranks(ranks: Any, tol: float | None, count: int, meaning: str) -> Ca
                 "got neither tol nor ranks; give tol= for the relative error allowed, ranks= for caps, or both"
             )
         return (None,) * count
-    if isinstance(ranks, str) or (is_array(ranks) and ranks.ndim != 1):
+    order = 1 if isinstance(ranks, Sequence) else getattr(ranks, "ndim", 0)
+    if isinstance(ranks, str) or order > 1:
         raise TypeError(f"got ranks={ranks!r}; ranks is one int, or a sequence of ints with None for no cap")
-    entries = list(ranks) if isinstance(ranks, Sequence) or is_array(ranks) else [ranks] * count
+    entries = list(ranks) if order else [ranks] * count
     if len(entries) != count:
         raise ValueError(
             f"got {len(entries)} ranks, {tuple(entries)}; here ranks are {meaning}: {count} of them, without the "

@@ -43,9 +43,10 @@ from tensorring.linalg.rank import Values, first_within, tails
 
 Route = Literal["auto", "exact", "gram", "randomized"]
 
-# Squared tails by Gram matrices were seen to be off by at most 4·eps·‖A‖² (16 to 512 rows, decays k^-½ to k^-4;
-# 14 where all that is left is rounding).
-_GRAM_SLACK = 4.0
+# Squared tails by Gram matrices were seen to be off by 4·eps·‖A‖² for decays k^-½ to k^-4 and 512 rows, and by 40 for
+# flat tails of 600 values, whose rounding errors add up: (4 + n/8)·eps·‖A‖² is twice what was seen.
+_GRAM_SLACK = (4.0, 1 / 8)
+_BLUR = 10.0
 _DOUBLE_EPS = eps("float64")
 _OVERSAMPLING, _POWER_STEPS = 10, 2
 _RANDOMIZED_SIDE, _RANDOMIZED_SHARE = 512, 10
@@ -73,6 +74,10 @@ class Basis:
         """The error that keeping `rank` vectors makes."""
         return float(self.errors[rank])
 
+    def spends(self, rank: int) -> float:
+        """The squared error that keeping `rank` vectors may make at most: what a search has to reckon with."""
+        return float(self.errors[rank]) ** 2 + self.slack
+
     def rank(self, max_error: float, max_rank: int | None = None) -> int:
         """The smallest rank whose error is surely at most `max_error`; a cap wins."""
         allowed = math.sqrt(max(0.0, max_error**2 - self.slack))
@@ -81,7 +86,7 @@ class Basis:
 
 def is_blurred(error: float, norm: float, dtype: str, cuts: int = 1) -> bool:
     """True where errors told by Gram eigenvalues may be off by more than 10·eps of the dtype: measure the residual."""
-    return cuts * _GRAM_SLACK * _DOUBLE_EPS * norm > 20 * eps(dtype) * error
+    return cuts * _BLUR * _DOUBLE_EPS * norm > 20 * eps(dtype) * error
 
 
 def mode_basis(
@@ -114,7 +119,7 @@ def mode_basis(
         route = _route(x, max_error, norm, max_rank)
     if route == "gram":
         dtype = _product_dtype(x, max_error, norm, vectors)
-        return _by_gram(x, dtype, _GRAM_SLACK * eps(dtype) * norm**2, vectors)
+        return _by_gram(x, dtype, _slack(x.shape[1], dtype) * norm**2, vectors)
     if route == "randomized":
         return _by_sketch(_unfolded(x), max_rank or x.shape[1])
     left, values, _ = svd(_triangle_of(x))
@@ -126,14 +131,23 @@ def _route(x: Array, max_error: float, norm: float, max_rank: int | None) -> Rou
     if max_rank is not None and n >= _RANDOMIZED_SIDE and max_rank <= min(n, before * after) // _RANDOMIZED_SHARE:
         return "randomized"
     # A tall unfolding has a small SVD but a large Gram matrix.
-    safe = max_error >= 30 * math.sqrt(_DOUBLE_EPS) * norm
-    return "gram" if safe and n <= before * after else "exact"
+    return "gram" if _is_safe(max_error, norm, n, "float64") and n <= before * after else "exact"
+
+
+def _slack(n: int, dtype: str) -> float:
+    """How far squared tails of n Gram eigenvalues may be off, relative to the squared norm."""
+    return (_GRAM_SLACK[0] + _GRAM_SLACK[1] * n) * eps(dtype)
+
+
+def _is_safe(max_error: float, norm: float, n: int, dtype: str) -> bool:
+    """True where an error is so far above the digits that squaring loses, that the slack costs little of it."""
+    return max_error**2 >= max(900 * eps(dtype), 4 * _slack(n, dtype)) * norm**2
 
 
 def _product_dtype(x: Array, max_error: float, norm: float, vectors: bool) -> str:
     """Values alone only choose ranks, whose errors are measured later: the array's own precision may do for them."""
     own = dtype_name(x.dtype)
-    if not vectors and max_error >= 30 * math.sqrt(eps(own)) * norm:
+    if not vectors and _is_safe(max_error, norm, x.shape[1], own):
         return own
     return "complex128" if is_complex(x) else "float64"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, get_args
 
 from tensorring._array import Array, as_dtype, compute_dtype_name, contiguous, dtype_name, namespace, to_device
@@ -37,7 +38,8 @@ def truncated_svd(
         `"exact"` (TSQR, then an SVD of the small triangle), `"gram"` (the eigenvalues of the smaller Gram matrix:
         the fastest, singular values below √eps of the largest are noise), `"randomized"` (needs `max_rank`).
         `"auto"` takes the randomized route for a cap of at most a tenth of a side of 512 or more, the Gram route
-        where `max_error` is at least 30·√eps·‖a‖, and the exact one otherwise.
+        where `max_error` is at least 30·√eps·‖a‖, and the exact one otherwise. A route that is forced keeps `max_error`
+        only as far as its digits go (the Gram route: to 1e-8·‖a‖ or so); the error returned is right in any case.
 
     Returns
     -------
@@ -68,11 +70,11 @@ def truncated_svd(
     a = as_dtype(a, compute_dtype_name(a.dtype))
     norm, exponent = measure(a, name="a")
     a = scaled(a, -exponent)
-    allowed = max(max_error * 2.0**-exponent, error_floor(a.dtype, 1) / 2 * norm)
+    allowed = max(math.ldexp(max_error, -exponent), error_floor(a.dtype, 1) / 2 * norm)
     short = by_short_side(a)
     basis = mode_basis(short, max_error=allowed, norm=norm, max_rank=max_rank, route=route)
     u, s, vh, error = _assemble(short, basis, basis.rank(allowed, max_rank), norm)
-    return TruncatedSVD(u, scaled(s, exponent), vh, error * 2.0**exponent)
+    return TruncatedSVD(u, scaled(s, exponent), vh, math.ldexp(error, exponent))
 
 
 def _check(a: Array, max_rank: int | None, route: str) -> None:

@@ -12,7 +12,7 @@ from tensorring._array import FLOATS, Array, compute_dtype_name, dtype_name, eps
 from tensorring.contract.chain import chain_product
 from tensorring.linalg.rank import error_floor
 from tensorring.linalg.scale import scaled
-from tensorring.tensors import Decomposition, LowRankTensor, TRTensor
+from tensorring.tensors import Decomposition, LowRankTensor, Stop, TRTensor
 from tensorring.testing.samples import LAYOUTS, VALUES, Dense
 
 Method = Callable[..., Decomposition[Any]]
@@ -70,6 +70,9 @@ def check_result(x: Array, result: Decomposition[Any], *, tol: float | None = No
         kept = error <= tol + slack
         assert kept or caps is not None, f"error {error} at tol={tol} without caps"
         assert result.converged == (result.error <= tol + floor), f"converged={result.converged} at {result.error}"
+    elif result.stop is Stop.direct:
+        assert result.converged, "a direct method always ends by itself"
+    assert not (result.stop is Stop.direct and result.estimated), "a direct method knows its error"
     if caps is not None:
         limits = [caps] * len(t.ranks) if isinstance(caps, int) else caps
         kept = all(cap is None or rank <= cap for rank, cap in zip(t.ranks, limits, strict=True))

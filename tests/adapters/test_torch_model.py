@@ -255,3 +255,13 @@ def test_nan_names_the_layer():
     with pytest.raises(ValueError, match="nan") as caught:
         tgt.compress(model, torch.zeros(1, 3, 8, 8), tol=0.5)
     assert "'0'" in caught.value.__notes__[0]
+
+
+def test_what_is_made_in_inference_mode_can_be_trained():
+    model = nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3))
+    with torch.inference_mode():
+        result = tgt.compress(model, torch.randn(1, 8, 9, 9), tol=0.7)
+        dense = tgt.dense_layer(tgt.decompose_layer(model[2], format="cut", ranks=2))
+    for made in (result.model, nn.Sequential(model[0], dense)):
+        made(torch.randn(2, 8, 9, 9)).sum().backward()
+        assert all(parameter.grad is not None for parameter in made.parameters())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tensorring as tg
-from tensorring.testing import tensors
+from tensorring.testing import check_result, tensors
 from tensorring.testing.samples import VALUES
 
 
@@ -215,3 +215,34 @@ def test_rings_are_never_larger_than_the_train(shape, kind):
         train = tg.tt_svd(x, tol=tol).tensor.parameter_count
         assert tg.tr_svd(x, tol=tol).tensor.parameter_count <= train
         assert tg.tr_reduced_storage(x, tol=tol).tensor.parameter_count <= train
+
+
+@pytest.mark.parametrize(
+    ("tol", "dtype"), [(4.5e-7, "float64"), (7e-7, "float64"), (1e-6, "float64"), (0.0104, "float32")]
+)
+@pytest.mark.parametrize("method", [tg.tt_svd, tg.tucker_hosvd, tg.tr_reduced_storage])
+def test_flat_tails_just_above_what_gram_matrices_resolve(method, tol, dtype, rng):
+    """Rounding errors of hundreds of small eigenvalues add up; the bound holds all the same."""
+    n = 240
+    values = np.full(n, 1.8 * tol / np.sqrt(n))
+    values[0] = 1.0
+    q1, q2 = (np.linalg.qr(rng.standard_normal((n, n))).Q for _ in range(2))
+    x = ((q1 * values) @ q2.T).astype(dtype)
+    for shape in ((n, n), (12, n // 12, n)):
+        result = method(x.reshape(shape), tol=tol)
+        assert result.converged, result.error
+        check_result(x.reshape(shape), result, tol=tol)
+
+
+def test_a_norm_beyond_the_dtype_is_refused():
+    with pytest.raises(ValueError, match="power of two"):
+        tg.tt_svd(np.full((3, 4, 5), np.finfo(np.float32).max), tol=0.1)
+
+
+def test_numpy_integers_are_ranks(rng):
+    x = rng.standard_normal((4, 5, 6))
+    assert tg.tt_svd(x, ranks=np.int64(2)).tensor.ranks == tg.tt_svd(x, ranks=np.array([2, 2])).tensor.ranks == (2, 2)
+    with pytest.raises(TypeError, match=r"tensor.to_dense\(\)"):
+        tg.tt_svd(tg.tt_svd(x, ranks=2), ranks=2)
+    with pytest.raises(TypeError, match="formats=3"):
+        tg.compress(x, tol=0.1, formats=3)

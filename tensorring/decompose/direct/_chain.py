@@ -114,7 +114,7 @@ def explore(
     for share, error in allowed.items():
         groups.setdefault(basis.rank(error, caps[0]), []).append(share)
     for rank, shares in sorted(groups.items()):
-        reached, made = (*cuts, Cut(rank, least)), spent + basis.error(rank) ** 2
+        reached, made = (*cuts, Cut(rank, least)), spent + basis.spends(rank)
         if hopeless(reached, made, floors[1:]):
             continue
         if cuts_left > 1 and basis.vectors is None:

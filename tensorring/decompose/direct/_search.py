@@ -184,7 +184,7 @@ class Search:
         rows = None
         for _, pair in order:
             self._followed.add((start.shift, pair))
-            spent = start.basis.error(pair[0] * pair[1]) ** 2
+            spent = start.basis.spends(pair[0] * pair[1])
             if self.is_hopeless(start.shift, pair, spent):
                 continue
             if rows is None:

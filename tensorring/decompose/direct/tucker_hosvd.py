@@ -135,7 +135,7 @@ def _explore(
         groups.setdefault(basis.rank(error, caps[mode]), []).append(share)
     for rank, shares in sorted(groups.items()):
         cut = Cut(rank, min(allowed.values()))
-        reached = _Plan((*plan.cuts, cut), plan.spent + basis.error(rank) ** 2)
+        reached = _Plan((*plan.cuts, cut), plan.spent + basis.spends(rank))
         if best.beats(_storage(shape, _in_order(reached.cuts, modes, shape)), reached.spent):
             continue
         whole = left == 1 or rank == core.shape[mode]
