@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -29,6 +30,9 @@ PUBLISHED = {
     ("resnet56", 0.5): 396_482,
     ("resnet56", 0.3): 643_182,
 }
+
+
+NO_DATA = "Not run: no --data with the pretrained networks was given."
 
 
 def peak_memory(fn: Callable[[], object]) -> int:
@@ -106,6 +110,24 @@ def _network_rows(data: Path) -> Iterator[tuple[object, ...]]:
                f"{ours / published:.3f}", f"{seconds:.2f}")  # fmt: skip
 
 
+def kernels_by_every_method(data: Path, tol: float = 0.5) -> str:
+    """All block kernels of two networks by every method, at one error each."""
+    rows = []
+    for network in ("resnet20", "resnet56"):
+        kernels = list(cases.block_kernels(data, network).values())
+        for method, fn in tqdm(METHODS.items(), desc=network):
+            job = [partial(fn, kernel, tol=tol) for kernel in kernels]
+            seconds = median(machine.times_of(lambda job=job: [call() for call in job], 3))
+            memory = max(peak_memory(call) / kernel.nbytes for call, kernel in zip(job, kernels, strict=True))
+            results = [call() for call in job]
+            stored = sum(min(r.tensor.parameter_count, k.size) for r, k in zip(results, kernels, strict=True))
+            worst = max(result.error for result in results)
+            rows.append((network, method, f"{stored:,}", f"{worst:.4f}", f"{seconds:.2f}", f"{memory:.1f} × x"))
+    return table(
+        ("network", "method", "parameters", "largest error", "seconds, all kernels", "extra memory, most"), rows
+    )
+
+
 def main(data: Path | None) -> None:
     """Runs all and writes docs/benchmarks/direct.md."""
     parts = [
@@ -115,7 +137,8 @@ def main(data: Path | None) -> None:
         machine.describe(("numpy", "scipy", "tensorring")),
         "## Every method\n\n" + every_method(),
         "## A 512 × 512 × 3 × 3 kernel, mode singular values k^-½, error 0.5\n\n" + large_kernel(),
-        "## Kernels of trained networks, `tr_reduced_storage`\n\n"
-        + (networks(data) if data else "Not run: no --data with the pretrained networks was given."),
+        "## Kernels of trained networks, `tr_reduced_storage`\n\n" + (networks(data) if data else NO_DATA),
+        "## Kernels of trained networks by every method, error 0.5\n\n"
+        + (kernels_by_every_method(data) if data else NO_DATA),
     ]
     write("direct.md", "\n\n".join(parts))
