@@ -10,7 +10,10 @@ import ast
 import io
 import json
 import math
+import os
+import secrets
 import zipfile
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -111,3 +114,20 @@ def _npy(content: bytes, name: str) -> np.ndarray[Any, Any]:
     if not is_shape or math.prod(shape) * np.dtype(header["descr"]).itemsize != len(data):
         raise ValueError(f"its member {name!r} has the header {header!r:.80} but {len(data)} bytes")
     return np.frombuffer(data, header["descr"]).reshape(shape, order="F" if header["fortran_order"] else "C")
+
+
+def write(path: Path, content: bytes) -> None:
+    """The content under that name, all of it or none: written beside it, then moved over it."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to save {path.name} in: make it first")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from tensorring._array import FLOATS, Array, dtype_name, to_host
-from tensorring._containers import Arrays, Metadata, decode, encode
+from tensorring._containers import Arrays, Metadata, decode, encode, write
 from tensorring.tensors import (
     Candidate,
     CPTensor,
@@ -81,7 +80,7 @@ def save(path: str | os.PathLike[str], t: LowRankTensor | Decomposition[Any]) ->
     if isinstance(t, Decomposition):
         metadata["decomposition"] = json.dumps(_facts(t))
     arrays = {f"array_{k}": _as_reals(array) for k, array in enumerate(tensor.arrays)}
-    _replace(path, encode(suffix, arrays, metadata))
+    write(path, encode(suffix, arrays, metadata))
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -143,19 +142,6 @@ def _suffix(path: Path) -> str:
             f"got {str(path)!r}; the name of a file of tensors ends in {' or '.join(_SUFFIXES)}: rename it"
         )
     return suffix
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """The content under that name, all of it or none."""
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # To a file: a description in plain numbers and strings.

@@ -516,3 +516,12 @@ def test_every_dtype_is_stored(path) -> None:
     for name in _array.FLOATS:
         tg.save(path, tg.random.tt((3, 4), ranks=2, dtype=name, rng=0))
         assert tg.load(path).dtype == name
+
+
+def test_errors_name_the_path_that_was_given(tmp_path):
+    folder = tmp_path / "folder.npz"
+    folder.mkdir()
+    with pytest.raises(IsADirectoryError, match=r"folder\.npz is a folder"):
+        tg.save(folder, tg.random.tt((2, 3), ranks=1, rng=0))
+    with pytest.raises(FileNotFoundError, match=r"no folder .*missing to save t\.npz"):
+        tg.save(tmp_path / "missing" / "t.npz", tg.random.tt((2, 3), ranks=1, rng=0))
