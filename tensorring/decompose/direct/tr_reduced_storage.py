@@ -56,8 +56,7 @@ def tr_reduced_storage(
     result never stores more than the published one at the same error, nor more than `tt_svd`.
 
     Not guaranteed: the least storage of all splits. Of those between the ends and the divisors only the neighbours of
-    the best are tried, so that now and then `tr_svd`, which tries every r_0 from mode 0, finds a smaller ring (9 of 540
-    random tensors, by at most 8 %).
+    the best are tried, so that now and then `tr_svd`, which tries every r_0 from mode 0, finds a smaller ring.
 
     Cost: one factorisation for each mode, shared by all splits, then chains of the size of the first remainder;
     candidates whose storage cannot win, by the ranks known so far and the least ranks of unfoldings, are dropped: most
