@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import array_api_compat
@@ -180,3 +180,65 @@ def svd(a: Array) -> tuple[Array, Array, Array]:
     except np.linalg.LinAlgError:
         u, s, vh = scipy.linalg.svd(a, full_matrices=False, lapack_driver="gesvd", check_finite=False)
     return u, s, vh
+
+
+def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
+    """a @ b, written into `out` where the library can: NumPy, into an array whose matrices have unit-stride rows."""
+    if out is None or not is_host(a):
+        return a @ b
+    return np.matmul(a, b, out=out)
+
+
+def cholesky_solve(gram: Array, right: Array) -> tuple[Array, float]:
+    """Γ⁻¹·B by Cholesky, and an estimate of Γ's condition number: infinite, with B itself, where Γ is not definite."""
+    if not is_host(gram):
+        return _cholesky_solve_standard(gram, right)
+    factorize, condition, triangular = _lapack(gram.dtype.char)
+    # Row-major to us is the transpose to LAPACK: it factors Γᵀ = Rᴴ·R, and Vᵀ·Γᵀ = Bᵀ is solved where B lies.
+    factor, info = factorize(gram.T, lower=False, clean=False)
+    if info != 0:
+        return right, math.inf
+    pivots = factor.diagonal().real
+    estimate = float(pivots.max() / pivots.min()) ** 2
+    if estimate > 1e4:  # pivots see most ill-conditioning; a sharper estimate costs as much as the factorisation
+        reciprocal, _ = condition(factor, float(np.abs(gram).sum(axis=0).max()))
+        estimate = max(estimate, 1 / reciprocal) if reciprocal > 0 else math.inf
+    half = triangular(1.0, factor, right.T, side=1)
+    return triangular(1.0, factor, half, side=1, trans_a=2, overwrite_b=1).T, estimate
+
+
+def cholesky_solver(gram: Array) -> Callable[[Array], Array] | None:
+    """B -> Γ⁻¹·B, from one factorisation; None where Γ is not definite."""
+    if not is_host(gram):
+        xp = namespace(gram)
+        _, condition = _cholesky_solve_standard(gram, gram[:, :1])
+        return None if math.isinf(condition) else lambda right: xp.linalg.solve(gram, right)
+    factorize, _, triangular = _lapack(gram.dtype.char)
+    factor, info = factorize(gram.T, lower=False, clean=False)
+
+    def solve(right: Array) -> Array:
+        half = triangular(1.0, factor, right.T, side=1)
+        return triangular(1.0, factor, half, side=1, trans_a=2, overwrite_b=1).T
+
+    return solve if info == 0 else None
+
+
+@functools.lru_cache(maxsize=8)
+def _lapack(char: str) -> tuple[Any, Any, Any]:
+    """Cholesky, the condition number from it, triangular solves."""
+    dtype = np.dtype(char)
+    factorize, condition = scipy.linalg.get_lapack_funcs(("potrf", "pocon"), dtype=dtype)
+    return factorize, condition, scipy.linalg.get_blas_funcs("trsm", dtype=dtype)
+
+
+def _cholesky_solve_standard(gram: Array, right: Array) -> tuple[Array, float]:
+    """The standard has no triangular solve, and CuPy's Cholesky returns NaN where NumPy's raises."""
+    xp = namespace(gram)
+    try:
+        pivots = to_host(xp.linalg.diagonal(xp.linalg.cholesky(gram)))
+    except np.linalg.LinAlgError:
+        return right, math.inf
+    pivots = np.real(pivots)
+    if not (np.isfinite(pivots).all() and pivots.min() > 0):
+        return right, math.inf
+    return xp.linalg.solve(gram, right), float(pivots.max() / pivots.min()) ** 2

@@ -55,11 +55,15 @@ class Problem:
     def result(
         self, tensor: LowRankTensor, squared_error: float, candidates: tuple[Candidate, ...] = ()
     ) -> Decomposition[Any]:
-        """The result of a direct method: errors made relative, and the scale put back into the last array."""
-        *head, last = tensor.arrays
-        tensor = tensor.with_arrays([*head, scaled(last, self.exponent)])
+        """The result of a direct method: errors made relative, and the scale put back."""
         error = self.relative(squared_error)
-        return Decomposition(tensor, error, self.keeps(error), Stop.direct, candidates=candidates)
+        return Decomposition(self.restored(tensor), error, self.keeps(error), Stop.direct, candidates=candidates)
+
+    def restored(self, tensor: LowRankTensor) -> LowRankTensor:
+        """The tensor in the scale of the one that was given."""
+        arrays = list(tensor.arrays)
+        arrays[tensor.carrier] = scaled(arrays[tensor.carrier], self.exponent)
+        return tensor.with_arrays(arrays)
 
     def relative(self, squared_error: float) -> float:
         """The relative error; 0 for a zero tensor."""
@@ -170,6 +174,13 @@ def _checked_rank(rank: Any) -> int | None:
     if isinstance(rank, bool) or value < 1:
         raise ValueError(f"got a rank of {rank!r}; ranks are ints of at least 1, or None for no cap")
     return value
+
+
+def checked_rank(rank: Any) -> int:
+    """The rank of a CP: an int of at least 1."""
+    if rank is None or getattr(rank, "ndim", 0) or isinstance(rank, Sequence):
+        raise TypeError(f"got rank={rank!r}; the rank of a CP is one int of at least 1")
+    return _checked_rank(rank) or 1
 
 
 def checked_modes(modes: Any, order: int) -> tuple[int, ...]:

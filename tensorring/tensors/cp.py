@@ -36,6 +36,7 @@ class CPTensor(LowRankTensor):
     """
 
     format: ClassVar[str] = "cp"
+    carrier: ClassVar[int] = 0
     weights: Array
     factors: tuple[Array, ...]
 

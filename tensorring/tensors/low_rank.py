@@ -26,6 +26,8 @@ class LowRankTensor(ABC):
     """
 
     format: ClassVar[str]
+    carrier: ClassVar[int] = -1
+    """Which of the arrays carries the scale of the tensor."""
 
     @property
     @abstractmethod

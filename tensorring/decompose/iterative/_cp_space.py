@@ -1,0 +1,201 @@
+"""The tensor that CP sweeps run over: x itself, or the core of a Tucker compression of it."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from tensorring._array import (
+    Array,
+    adjoint,
+    as_dtype,
+    block_length,
+    conj,
+    dtype_name,
+    eps,
+    is_complex,
+    namespace,
+    slices,
+)
+from tensorring.contract.tree import khatri_rao_rows, tree
+from tensorring.contract.unfold import mode_product
+from tensorring.decompose.iterative._acceleration import Anderson
+from tensorring.linalg.scale import root_of_sum, squared_parts
+from tensorring.linalg.solve import ILL_CONDITIONED, least_squares, solve_unit_gram
+
+
+# Sweeps from an extrapolation to the next: with one between them the partial results of trees serve on.
+_PAUSE = 2
+
+
+class Fit(NamedTuple):
+    """Factors, rank first (R, n), of the tensor of a space, and the relative error that they make of all of x."""
+
+    space: CPSpace
+    factors: tuple[Array, ...]
+    error: float
+    certain: bool
+
+    def measured(self) -> float:
+        """The error from the residual itself, unless the one known is as good."""
+        return self.error if self.certain else self.space.error(self.factors)
+
+    def expanded(self) -> list[Array]:
+        """The factor matrices of x, (n, R)."""
+        if self.space.bases is None:
+            return [v.T for v in self.factors]
+        return [basis @ v.T for basis, v in zip(self.space.bases, self.factors, strict=True)]
+
+
+class CPSpace:
+    """Alternating least squares on one tensor, with its buffers: for one thread.
+
+    Parameters
+    ----------
+    x
+        The tensor swept over.
+    rank
+        Of the fits.
+    norm
+        ‖x‖ of the tensor given: errors are relative to it.
+    bases
+        Orthonormal (n_k, r_k) where x is a Tucker core of the tensor given; its squared error is `lost`.
+    """
+
+    def __init__(
+        self, x: Array, rank: int, norm: float, bases: tuple[Array, ...] | None = None, lost: float = 0.0
+    ) -> None:
+        self.x, self.rank, self.norm, self.bases, self.lost = x, rank, norm, bases, lost
+        self._inside = max(0.0, norm**2 - lost)
+        self._complex, self._eps = is_complex(x), eps(dtype_name(x.dtype))
+        self._double = "complex128" if self._complex else "float64"
+        self._is_double = dtype_name(x.dtype) == self._double
+        self._tree = tree(x, rank)
+        self._limit = ILL_CONDITIONED
+        self._units: list[Array] = []
+        self._grams: list[Array] = []
+        self._swept: Sequence[Array] | None = None
+
+    def fresh(self) -> CPSpace:
+        """Another one on the same tensor, for another thread."""
+        return CPSpace(self.x, self.rank, self.norm, self.bases, self.lost)
+
+    def sweep(self, start: Sequence[Array]) -> Fit:
+        """One update of every factor, each the least-squares solution for the others. The last one holds the scale."""
+        if start is not self._swept:
+            triples = [self._unit(v) for v in start]
+            self._units, self._grams = [t[0] for t in triples], [t[1] for t in triples]
+        last: tuple[Array, Array, Array] = (start[-1],) * 3  # the last mode's update fills it in
+
+        def update(mode: int, product: Array) -> Array:
+            nonlocal last
+            gram = self._product_of_grams(mode)
+            v = solve_unit_gram(gram, product, lambda: self._least_squares(mode), limit=self._limit)
+            unit, self._grams[mode], squares = self._unit(v)
+            last = (v, product, squares)
+            return unit
+
+        self._tree.sweep(self._units, update)
+        v, product, squares = last
+        self._swept = (*self._units[:-1], v)
+        return self._judged(self._swept, squares, _real_sum(self._conj(v) * product))
+
+    def _conj(self, x: Array) -> Array:
+        return conj(x) if self._complex else x
+
+    def _unit(self, v: Array) -> tuple[Array, Array, Array]:
+        """Rows of norm 1 (rows of zeros stay); conj(V)·Vᵀ of them, in double precision; the squared norms they had."""
+        xp = namespace(v)
+        wide = v if self._is_double else as_dtype(v, self._double)
+        gram = self._conj(wide) @ wide.T
+        squares = xp.linalg.diagonal(gram)
+        if self._complex:
+            squares = xp.real(squares)
+        inverse = 1 / xp.sqrt(xp.where(squares > 0, squares, 1.0))[:, None]
+        return v * (inverse if self._is_double else as_dtype(inverse, "float32")), gram * inverse * inverse.T, squares
+
+    def _product_of_grams(self, mode: int) -> Array:
+        others = [gram for m, gram in enumerate(self._grams) if m != mode]
+        return functools.reduce(operator.mul, others)
+
+    def _judged(self, factors: tuple[Array, ...], squares: Array, inner: float) -> Fit:
+        """The error by ‖x‖² + ‖x̂‖² − 2⟨x, x̂⟩ where that has digits, else by the residual."""
+        weights = namespace(squares).sqrt(squares)
+        gram = self._product_of_grams(-1)
+        squared = self._inside + _real_sum(gram * weights[:, None] * weights) - 2 * inner
+        # What the difference cannot see: rounding of its parts, of which terms that cancel are the largest.
+        blur = self._eps * (self._inside + _real_sum(squares))
+        certain = squared <= 900 * blur
+        error = self.error(factors) if certain else math.sqrt(squared + self.lost) / self.norm
+        certain = certain or blur <= 5 * self._eps * error * self.norm**2
+        self._limit = min(ILL_CONDITIONED, (0.03 * error / self._eps) ** 2)
+        return Fit(self, factors, error, certain)
+
+    def error(self, factors: Sequence[Array]) -> float:
+        """The relative error from the residual itself, in blocks of a few megabytes."""
+        split = max(1, self.x.ndim // 2)
+        xp = namespace(self.x)
+        left, right = khatri_rao_rows(factors[:split]), khatri_rao_rows(factors[split:])
+        x = xp.reshape(self.x, (left.shape[1], right.shape[1]))
+        squares: list[Array] = []
+        for rows in slices(x.shape[0], block_length(x, x.shape[1])):
+            residual = left[:, rows].T @ right
+            residual -= x[rows, :]
+            squares += squared_parts(xp.reshape(residual, (-1,)))
+        return math.hypot(root_of_sum(squares), math.sqrt(self.lost)) / self.norm
+
+    def _least_squares(self, mode: int) -> Array:
+        """The update from the Khatri–Rao product itself: tall factors by their R, the tensor by Qᴴ along with them."""
+        xp, y, rows = namespace(self.x), self.x, []
+        for m, v in enumerate(self._units):
+            if m != mode and v.shape[1] > v.shape[0]:
+                q, triangle = xp.linalg.qr(v.T, mode="reduced")
+                y, v = mode_product(y, adjoint(q), m), triangle.T
+            if m != mode:
+                rows.append(v)
+        order = (*(m for m in range(y.ndim) if m != mode), mode)
+        right = xp.reshape(xp.permute_dims(y, order), (-1, y.shape[mode]))
+        return least_squares(khatri_rao_rows(rows).T, right)
+
+
+def sweeps(space: CPSpace, start: Sequence[Array]) -> Iterator[tuple[Fit, float]]:
+    """Sweeps without end, each error at most the one before: a sweep from an extrapolated start counts if it is lower.
+
+    While a sweep takes off less than a tenth of the error, every second one begins at Anderson's extrapolation. If that
+    does not pay, its sweep is thrown away, and the next attempts come at twice the distance.
+    """
+    fit = space.sweep(start)
+    yield fit, fit.error
+    anderson, here = Anderson(), balanced(fit.factors)
+    pause = wait = _PAUSE
+    jump: list[Array] | None = None
+    while True:
+        swept = space.sweep(fit.factors if jump is None else jump)
+        if jump is not None and not swept.error < fit.error:
+            anderson.clear()
+            pause, wait, jump = 2 * pause, 2 * pause, None
+            continue
+        if jump is not None:
+            pause, wait = _PAUSE, _PAUSE
+        slow, fit, wait = swept.error > 0.9 * fit.error, swept, wait - 1
+        yield fit, fit.error
+        began, here, jump = here if jump is None else jump, balanced(fit.factors), None
+        if slow:
+            proposal = anderson.propose(began, here)
+            jump = proposal if wait <= 0 else None
+
+
+def balanced(factors: Sequence[Array]) -> list[Array]:
+    """The same terms with the scale of the last factor shared by all: extrapolation sees directions, not gauges."""
+    xp = namespace(*factors)
+    norms = xp.linalg.vector_norm(factors[-1], axis=1, keepdims=True)
+    share = xp.where(norms > 0, norms, 1.0) ** (1 / len(factors))
+    return [*(v * share for v in factors[:-1]), factors[-1] * share ** (1 - len(factors))]
+
+
+def _real_sum(x: Array) -> float:
+    xp = namespace(x)
+    return float(xp.sum(xp.real(x) if is_complex(x) else x, dtype=xp.float64))

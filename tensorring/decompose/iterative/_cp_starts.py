@@ -1,0 +1,82 @@
+"""Where CP fits begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tensorring._array import Array, as_dtype, dtype_name, is_complex, namespace, to_device
+from tensorring.contract.unfold import around
+from tensorring.decompose.iterative._cp_gevd import gevd
+from tensorring.decompose.iterative._cp_greedy import greedy
+from tensorring.linalg.basis import mode_basis
+from tensorring.tensors import CPTensor
+
+NAMES = ("hosvd", "random", "gevd", "greedy")
+Factors = list[Array]
+
+
+def starts(x: Array, rank: int, init: CPTensor | str, n_starts: int, rng: Any) -> list[Callable[[], Factors]]:
+    """Functions that make the starts, factors (n_k, R) of x: the one asked for, then others.
+
+    A CP tensor and "hosvd" would give the same start each time, so random ones follow; the other names draw anew.
+    """
+    streams = np.random.default_rng(rng).spawn(n_starts)
+    if isinstance(init, CPTensor):
+        named = [partial(_given, init, x)]
+    else:
+        make = {"hosvd": _hosvd, "random": _random, "gevd": gevd, "greedy": greedy}[init]
+        named = [partial(make, x, rank, stream) for stream in (streams[:1] if init == "hosvd" else streams)]
+    return named + [partial(_random, x, rank, stream) for stream in streams[len(named) :]]
+
+
+def checked_init(init: Any, x: Array, rank: int) -> CPTensor | str:
+    """A start by name, or a CP tensor of the shape, rank, library and kind of numbers of what is fitted."""
+    if isinstance(init, str) and init in NAMES:
+        return init
+    if not isinstance(init, CPTensor):
+        raise ValueError(f"got init={init!r}; it is a CPTensor, or one of {', '.join(map(repr, NAMES))}")
+    if init.shape != tuple(x.shape) or init.rank != rank:
+        raise ValueError(
+            f"got an init of shape {init.shape} and rank {init.rank} for a tensor of shape {tuple(x.shape)} and "
+            f"rank={rank}; the two must agree"
+        )
+    namespace(x, *init.arrays)
+    if is_complex(init.factors[0]) and not is_complex(x):
+        raise ValueError(f"got a complex init for a tensor of dtype {dtype_name(x.dtype)}; make it real first")
+    return init
+
+
+def _given(init: CPTensor, x: Array) -> Factors:
+    """The factors with unit columns: the scale of the tensor is found by the first update."""
+    xp, factors = namespace(x), []
+    for u in init.factors:
+        norms = xp.linalg.vector_norm(u, axis=0, keepdims=True)
+        factors.append(as_dtype(u / xp.where(norms > 0, norms, 1.0), dtype_name(x.dtype)))
+    return factors
+
+
+def _hosvd(x: Array, rank: int, stream: np.random.Generator) -> Factors:
+    """The leading left singular vectors of each unfolding, and random columns where the mode is shorter than R."""
+    xp, factors = namespace(x), []
+    for mode, n in enumerate(x.shape):
+        columns = mode_basis(around(x, mode), max_error=0.0, norm=1.0, route="gram").vectors[:, :rank]
+        if columns.shape[1] < rank:
+            columns = xp.concat([columns, _gaussian(x, n, rank - columns.shape[1], stream)], axis=1)
+        factors.append(columns)
+    return factors
+
+
+def _random(x: Array, rank: int, stream: np.random.Generator) -> Factors:
+    return [_gaussian(x, n, rank, stream) for n in x.shape]
+
+
+def _gaussian(x: Array, n: int, rank: int, stream: np.random.Generator) -> Array:
+    """Unit-variance columns over √n, drawn on the host."""
+    values = stream.standard_normal((n, rank))
+    if is_complex(x):
+        values = (values + 1j * stream.standard_normal((n, rank))) / np.sqrt(2)
+    return to_device((values / np.sqrt(n)).astype(dtype_name(x.dtype)), like=x)
