@@ -3,8 +3,9 @@
 from tensorring import random
 from tensorring.algebra import inner, norm, relative_error
 from tensorring.compress import compress
-from tensorring.decompose import cut_svd, tr_reduced_storage, tr_svd, tt_svd, tucker_hosvd
+from tensorring.decompose import cp_als, cut_svd, tr_reduced_storage, tr_svd, tt_svd, tucker_hosvd
 from tensorring.io import load, save
+from tensorring.progress import progress
 from tensorring.tensors import (
     Candidate,
     CPTensor,
@@ -24,6 +25,8 @@ __all__ = [
     "Candidate", "Decomposition", "Stop",
     # direct decompositions
     "compress", "cut_svd", "tr_reduced_storage", "tr_svd", "tt_svd", "tucker_hosvd",
+    # iterative decompositions
+    "cp_als", "progress",
     # with what you have
     "inner", "norm", "relative_error",
     # files

@@ -223,6 +223,20 @@ def cholesky_solver(gram: Array) -> Callable[[Array], Array] | None:
     return solve if info == 0 else None
 
 
+def triangle_solver(factor: Array) -> Callable[[Array], Array]:
+    """B -> (RᴴR)⁻¹·B for an upper triangle R: all that RᴴR itself would have rounded away is still in it."""
+    if not is_host(factor):
+        xp = namespace(factor)
+        return lambda right: xp.linalg.solve(factor, xp.linalg.solve(adjoint(factor), right))
+    *_, triangular = _lapack(factor.dtype.char)
+
+    def solve(right: Array) -> Array:
+        half = triangular(1.0, factor.T, right.T, side=1, lower=1, trans_a=2)
+        return triangular(1.0, factor.T, half, side=1, lower=1, overwrite_b=1).T
+
+    return solve
+
+
 @functools.lru_cache(maxsize=8)
 def _lapack(char: str) -> tuple[Any, Any, Any]:
     """Cholesky, the condition number from it, triangular solves."""

@@ -1,18 +1,18 @@
 """Layer 0: the one policy for threads.
 
-Work the size of a matrix product belongs to the threads of BLAS; independent runs on small tensors go to a pool with
-BLAS held to one thread. Parallel kernels run one at a time: some of numba's threading layers abort the process when
-two threads enter them at once, so whoever finds the lock taken runs the serial variant.
+Three kinds of work, and never two of them at once. Matrix products of BLAS use its own threads. Kernels release the
+GIL and are shared out over one pool, while BLAS is held to one thread: its idle threads spin. Independent starts on
+small tensors go to a pool of their own, BLAS held to one thread.
 """
 
 from __future__ import annotations
 
 import functools
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from os import cpu_count
+from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 # Entries of a tensor below which its sweeps are too short for threads inside them to pay.
 SMALL = 2**18
-
-_parallel = threading.Lock()
+# Pieces for each thread: some more than one, so that a thread that is held up does not hold up all.
+_PIECES = 4
 
 
 @functools.cache
@@ -31,25 +31,44 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def blas_threads(entries: int) -> Any:
-    """A context in which BLAS runs on one thread where a tensor of so many entries is small; else as it is set."""
-    return _controller().limit(limits=1, user_api="blas") if entries < SMALL else nullcontext()
+@functools.cache
+def thread_count() -> int:
+    """As many as BLAS was set to use when first asked, and not more than there are processors for this process."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    set_for_blas = [info["num_threads"] for info in _controller().info() if info["user_api"] == "blas"]
+    return max(1, min([processors, *set_for_blas]))
 
 
-@contextmanager
-def parallel_allowed(entries: int) -> Iterator[bool]:
-    """Whether a kernel may run its parallel variant: enough work, and nobody else inside one."""
-    allowed = entries >= SMALL and _parallel.acquire(blocking=False)
-    try:
-        yield allowed
-    finally:
-        if allowed:
-            _parallel.release()
+def blas_threads(entries: int, *, kernels: bool = False) -> Any:
+    """A context in which BLAS runs on one thread for a small tensor, or where kernels do the large products."""
+    thread_count()
+    return _controller().limit(limits=1, user_api="blas") if kernels or entries < SMALL else nullcontext()
+
+
+def share_out(work: Callable[[int, int], object], pieces: int) -> None:
+    """work(first, last) for ranges that cover all pieces, on several threads; returns when all are done."""
+    count = min(pieces, _PIECES * thread_count()) if thread_count() > 1 else 1
+    bounds = [pieces * k // count for k in range(count + 1)]
+    if count == 1:
+        work(0, pieces)
+        return
+    futures = [_pool().submit(work, first, last) for first, last in pairwise(bounds)]
+    for future in futures:
+        future.result()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_count(), thread_name_prefix="tensorring")
+
+
+if hasattr(os, "register_at_fork"):  # the child of a fork has the pool, but not its threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def in_pool(tasks: Sequence[Callable[[], T]], entries: int) -> tuple[ThreadPoolExecutor | None, list[Future[T]]]:
     """Tasks started on a pool where the tensor is small and there are several; else none are, and the caller runs."""
-    workers = min(len(tasks), cpu_count() or 1)
+    workers = min(len(tasks), os.cpu_count() or 1)
     if entries >= SMALL or workers < 2:
         return None, []
     pool = ThreadPoolExecutor(workers)

@@ -15,9 +15,9 @@ import pytest
 import tensorring as tg
 
 ROOT = Path(__file__).resolve().parent.parent
-EDGES = ("io", "plot", "testing", "interop", "cli")
+EDGES = ("io", "plot", "progress", "testing", "interop", "cli")
 LAYERS = [
-    ("_array", "_kernels"),
+    ("_array", "_kernels", "_threads"),
     ("linalg",),
     ("contract",),
     ("tensors",),
@@ -122,7 +122,8 @@ def test_the_circle_finder_sees_what_there_is() -> None:
 def test_special_imports_have_one_place(path) -> None:
     area, tops = _area(_name(path)), {_top(module) for module in _imports(path)}
     assert "array_api_compat" not in tops or area == "_array"
-    assert "numba" not in tops or area == "_kernels"
+    assert not tops & {"numba", "llvmlite"} or area == "_kernels"
+    assert "threadpoolctl" not in tops or area == "_threads"
     assert "matplotlib" not in tops or area == "plot"
     assert "hypothesis" not in tops or area == "testing"
     assert "safetensors" not in tops or area in ("io", "_containers")

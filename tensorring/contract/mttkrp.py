@@ -14,15 +14,13 @@ def mttkrp(x: Array, factors: Sequence[Array], mode: int) -> Array:
     The factor of `mode` itself is not read. One matrix product over x where the mode is the first or the last, else one
     for each index before it; memory is a partial result of Πn·R over the longer side.
     """
-    xp = namespace(x)
+    xp, rank = namespace(x), factors[mode].shape[1]
     before, n, after = around(x, mode).shape
-    rank = factors[mode].shape[1]
-    if after == 1 and before == 1:
-        return xp.broadcast_to(xp.expand_dims(xp.reshape(x, (-1,)), axis=1), (n, rank)) * xp.ones_like(factors[mode])
-    if after == 1:
-        return xp.reshape(x, (before, n)).T @ conj(khatri_rao(factors[:mode]))
-    partial = xp.reshape(x, (before * n, after)) @ conj(khatri_rao(factors[mode + 1 :]))
-    if before == 1:
+    left, right = factors[:mode], factors[mode + 1 :]
+    if not right:
+        matrix = xp.reshape(x, (before, n)).T
+        return matrix @ conj(khatri_rao(left)) if left else xp.broadcast_to(matrix, (n, rank))
+    partial = xp.reshape(x, (before * n, after)) @ conj(khatri_rao(right))
+    if not left:
         return partial
-    left = xp.expand_dims(conj(khatri_rao(factors[:mode])), axis=1)
-    return xp.sum(xp.reshape(partial, (before, n, rank)) * left, axis=0)
+    return xp.sum(xp.reshape(partial, (before, n, rank)) * conj(khatri_rao(left))[:, None, :], axis=0)

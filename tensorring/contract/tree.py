@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from tensorring._array import Array, conj, is_host, matmul, namespace
+from tensorring._array import Array, conj, namespace
+from tensorring._threads import SMALL
+from tensorring.contract.first_level import buffer, contract_after, contract_before
 from tensorring.contract.second_level import contract_first, contract_last
 
 Factors = list[Array]
@@ -42,15 +44,16 @@ class TwoPassTree:
         self.x = x
         shape = tuple(x.shape)
         self.split = min(range(1, x.ndim), key=lambda s: math.prod(shape[:s]) + math.prod(shape[s:]))
-        before = math.prod(shape[: self.split])
-        self.matrix = namespace(x).reshape(x, (before, -1))
-        self._left, self._right = (_buffer(x, (rank, size)) for size in self.matrix.shape)
+        self.matrix = namespace(x).reshape(x, (1, math.prod(shape[: self.split]), -1))
+        self._left, self._right = (buffer(x, rank, size) for size in self.matrix.shape[1:])
 
     def sweep(self, factors: Factors, update: Update) -> None:
         """Replaces every factor by update(mode, its MTTKRP), modes in their order."""
         s = self.split
-        self._group(matmul(_conj_rows(factors[s:]), self.matrix.T, self._left), factors, range(s), update)
-        self._group(matmul(_conj_rows(factors[:s]), self.matrix, self._right), factors, range(s, len(factors)), update)
+        left = contract_after(_conj_rows(factors[s:]), self.matrix[0, :, :], self._left)
+        self._group(left, factors, range(s), update)
+        right = contract_before(_conj_rows(factors[:s]), self.matrix, self._right)
+        self._group(right, factors, range(s, len(factors)), update)
 
     def _group(self, partial: Array, factors: Factors, modes: range, update: Update) -> None:
         for mode in modes:
@@ -73,7 +76,7 @@ class MultiSweepTree:
 
     def __init__(self, x: Array, rank: int) -> None:
         self.x = x
-        self._buffer = _buffer(x, (rank * math.prod(x.shape) // min(x.shape),))
+        self._buffer = buffer(x, rank, math.prod(x.shape) // min(x.shape))
         self._mode, self._factor, self._partial = -1, None, None
 
     def sweep(self, factors: Factors, update: Update) -> None:
@@ -91,31 +94,19 @@ class MultiSweepTree:
         """The partial: x times one factor, with the rank in front."""
         xp, x, factor = namespace(self.x), self.x, factors[mode]
         row, (a, b, c) = conj(factor), x.shape
-        out = None
-        if self._buffer is not None:
-            out = self._buffer[: row.shape[0] * (a * b * c // x.shape[mode])].reshape(row.shape[0], -1)
-        if mode == 0:
-            partial = matmul(row, xp.reshape(x, (a, b * c)), out)
-        elif mode == 2:
-            partial = matmul(row, xp.reshape(x, (a * b, c)).T, out)
-        elif out is None:
-            partial = xp.reshape(xp.permute_dims(row @ x, (1, 0, 2)), (row.shape[0], a * c))
+        if mode == 2:
+            partial = contract_after(row, xp.reshape(x, (a * b, c)), self._buffer)
         else:
-            partial = out
-            matmul(row, x, out.reshape(-1, a, c).transpose(1, 0, 2))
+            partial = contract_before(row, x if mode == 1 else xp.reshape(x, (1, a, b * c)), self._buffer)
         self._mode, self._factor, self._partial = mode, factor, partial
 
 
 def tree(x: Array, rank: int) -> TwoPassTree | MultiSweepTree:
     """The cheaper of the two for a tensor of at least two modes."""
     share = rank / min(x.shape)
-    small = math.prod(x.shape) < 2**18
+    small = math.prod(x.shape) < SMALL
     return MultiSweepTree(x, rank) if x.ndim == 3 and (share <= _MULTI_SWEEP_SHARE or small) else TwoPassTree(x, rank)
 
 
 def _conj_rows(factors: Sequence[Array]) -> Array:
     return conj(khatri_rao_rows(factors))
-
-
-def _buffer(x: Array, shape: tuple[int, ...]) -> Array | None:
-    return namespace(x).empty(shape, dtype=x.dtype) if is_host(x) else None

@@ -5,5 +5,6 @@ from tensorring.decompose.direct.tr_reduced_storage import tr_reduced_storage
 from tensorring.decompose.direct.tr_svd import tr_svd
 from tensorring.decompose.direct.tt_svd import tt_svd
 from tensorring.decompose.direct.tucker_hosvd import tucker_hosvd
+from tensorring.decompose.iterative.cp_als import cp_als
 
-__all__ = ["cut_svd", "tr_reduced_storage", "tr_svd", "tt_svd", "tucker_hosvd"]
+__all__ = ["cp_als", "cut_svd", "tr_reduced_storage", "tr_svd", "tt_svd", "tucker_hosvd"]

@@ -90,7 +90,7 @@ class Control(Generic[State]):
 
     @staticmethod
     def _accept(run: Run[State], state: State, error: float, search: bool) -> None:
-        better = search or not error > run.error
+        better = search or error <= run.error
         if better:
             run.state, run.exact = state, False
         run.errors.append(error if better else run.error)

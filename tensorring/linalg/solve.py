@@ -85,10 +85,10 @@ def _ridge(gram: Array, right: Array) -> Array:
     return vectors @ ((adjoint(vectors) @ right) / (values + ridge)[:, None])
 
 
-def least_squares(matrix: Array, right: Array) -> Array:
+def least_squares(matrix: Array, right: Array, *, cutoff: float = 1.0) -> Array:
     """V of least norm with ‖K·V − B‖ least, by QR and the SVD of R: (m, r), (m, n) -> (r, n). Keeps the digits of K.
 
-    Singular values below max(m, r)·eps of the largest count as zero. Cost: 2·m·r² + 20·r³.
+    Singular values below cutoff·max(m, r)·eps of the largest count as zero. Cost: 2·m·r² + 20·r³.
     """
     xp = namespace(matrix, right)
     if matrix.shape[0] > matrix.shape[1]:
@@ -97,7 +97,7 @@ def least_squares(matrix: Array, right: Array) -> Array:
         matrix = triangle
     u, values, vh = svd(matrix)
     host = to_host(values)
-    rank = int((host > max(matrix.shape) * eps(dtype_name(matrix.dtype)) * host[0]).sum())
+    rank = int((host > cutoff * max(matrix.shape) * eps(dtype_name(matrix.dtype)) * host[0]).sum())
     if rank == 0:
         return xp.zeros((matrix.shape[1], right.shape[1]), dtype=right.dtype, device=right.device)
     coefficients = (adjoint(u[:, :rank]) @ right) / values[:rank][:, None]

@@ -218,9 +218,18 @@ def _refused(fn: Method, x: Dense, options: dict[str, Any], part: str) -> None:
 
 
 def check_backend(
-    fn: Method, to_backend: ToBackend, shape: tuple[int, ...], dtype: str, options: dict[str, Any], seed: int = 0
+    fn: Method,
+    to_backend: ToBackend,
+    shape: tuple[int, ...],
+    dtype: str,
+    options: dict[str, Any],
+    seed: int = 0,
+    *,
+    spread: float = 1000.0,
 ) -> None:
-    """Asserts that another library keeps the promises, and gives the dense tensor that NumPy gives.
+    """Asserts that another library keeps the promises, and gives the dense tensor that NumPy gives to `spread` eps.
+
+    Sweeps amplify rounding, those of a fit that is not unique most: iterative methods need a larger spread.
 
     Examples
     --------
@@ -236,4 +245,4 @@ def check_backend(
     assert ours.tensor.ranks == theirs.tensor.ranks, f"ranks {theirs.tensor.ranks}, on NumPy {ours.tensor.ranks}"
     # Subspaces move by rounding over the gap at the cut, which decaying spectra keep away from zero.
     difference = float(np.linalg.norm(a - b)) / float(np.linalg.norm(x))
-    assert difference <= 1000 * eps(dtype), f"{shape} {dtype}: dense results differ by {difference}"
+    assert difference <= spread * eps(dtype), f"{shape} {dtype}: dense results differ by {difference}"

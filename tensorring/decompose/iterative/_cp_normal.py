@@ -18,15 +18,15 @@ def normalized(factors: Sequence[Array]) -> CPTensor:
     """
     dtype = dtype_name(factors[0].dtype)
     wide = "complex128" if dtype.startswith("complex") else "float64"
-    columns, logs = [], np.zeros(factors[0].shape[1])
+    columns, weights, exponents = [], np.ones(factors[0].shape[1]), np.zeros(factors[0].shape[1], dtype=int)
     for factor in factors:
         u = to_host(factor).astype(wide)
         norms = np.linalg.norm(u, axis=0)
         there = norms > 0
         columns.append(np.where(there, u / np.where(there, norms, 1.0), np.eye(*u.shape)[:, :1]))
-        with np.errstate(divide="ignore"):
-            logs = logs + np.log2(norms)
-    weights = np.exp2(logs)
+        mantissas, powers = np.frexp(norms)
+        weights, exponents = weights * mantissas, exponents + powers
+    weights = np.ldexp(weights, exponents)
     order = np.argsort(-weights, kind="stable")
     phases = np.ones(len(weights), dtype=wide)
     for u in columns[:-1]:

@@ -20,6 +20,8 @@ from tensorring._array import (
     namespace,
     slices,
 )
+from tensorring._threads import share_out
+from tensorring.contract.first_level import uses_kernels
 from tensorring.contract.tree import khatri_rao_rows, tree
 from tensorring.contract.unfold import mode_product
 from tensorring.decompose.iterative._acceleration import Anderson
@@ -72,8 +74,7 @@ class CPSpace:
         self._inside = max(0.0, norm**2 - lost)
         self._complex, self._eps = is_complex(x), eps(dtype_name(x.dtype))
         self._double = "complex128" if self._complex else "float64"
-        self._is_double = dtype_name(x.dtype) == self._double
-        self._tree = tree(x, rank)
+        self._tree, self.uses_kernels = tree(x, rank), uses_kernels(x)
         self._limit = ILL_CONDITIONED
         self._units: list[Array] = []
         self._grams: list[Array] = []
@@ -109,13 +110,14 @@ class CPSpace:
     def _unit(self, v: Array) -> tuple[Array, Array, Array]:
         """Rows of norm 1 (rows of zeros stay); conj(V)·Vᵀ of them, in double precision; the squared norms they had."""
         xp = namespace(v)
-        wide = v if self._is_double else as_dtype(v, self._double)
+        wide = as_dtype(v, self._double)
         gram = self._conj(wide) @ wide.T
         squares = xp.linalg.diagonal(gram)
         if self._complex:
             squares = xp.real(squares)
         inverse = 1 / xp.sqrt(xp.where(squares > 0, squares, 1.0))[:, None]
-        return v * (inverse if self._is_double else as_dtype(inverse, "float32")), gram * inverse * inverse.T, squares
+        # In double: the inverse of a small row may be beyond single precision.
+        return as_dtype(wide * inverse, dtype_name(v.dtype)), gram * inverse * inverse.T, squares
 
     def _product_of_grams(self, mode: int) -> Array:
         others = [gram for m, gram in enumerate(self._grams) if m != mode]
@@ -136,16 +138,23 @@ class CPSpace:
 
     def error(self, factors: Sequence[Array]) -> float:
         """The relative error from the residual itself, in blocks of a few megabytes."""
-        split = max(1, self.x.ndim // 2)
-        xp = namespace(self.x)
+        xp, split = namespace(self.x), max(1, self.x.ndim // 2)
         left, right = khatri_rao_rows(factors[:split]), khatri_rao_rows(factors[split:])
         x = xp.reshape(self.x, (left.shape[1], right.shape[1]))
-        squares: list[Array] = []
-        for rows in slices(x.shape[0], block_length(x, x.shape[1])):
-            residual = left[:, rows].T @ right
-            residual -= x[rows, :]
-            squares += squared_parts(xp.reshape(residual, (-1,)))
-        return math.hypot(root_of_sum(squares), math.sqrt(self.lost)) / self.norm
+        blocks = list(slices(x.shape[0], block_length(x, x.shape[1], megabytes=2.0)))
+        squares: list[list[Array]] = [[] for _ in blocks]
+
+        def work(first: int, last: int) -> None:
+            for k in range(first, last):
+                residual = left[:, blocks[k]].T @ right - x[blocks[k], :]
+                squares[k] = squared_parts(xp.reshape(residual, (-1,)))
+
+        if self.uses_kernels:
+            share_out(work, len(blocks))
+        else:
+            work(0, len(blocks))
+        total = root_of_sum([part for parts in squares for part in parts])
+        return math.hypot(total, math.sqrt(self.lost)) / self.norm
 
     def _least_squares(self, mode: int) -> Array:
         """The update from the Khatri–Rao product itself: tall factors by their R, the tensor by Qᴴ along with them."""
@@ -169,7 +178,7 @@ def sweeps(space: CPSpace, start: Sequence[Array]) -> Iterator[tuple[Fit, float]
     """
     fit = space.sweep(start)
     yield fit, fit.error
-    anderson, here = Anderson(), balanced(fit.factors)
+    anderson, here = Anderson(), balanced(fit)
     pause = wait = _PAUSE
     jump: list[Array] | None = None
     while True:
@@ -182,18 +191,19 @@ def sweeps(space: CPSpace, start: Sequence[Array]) -> Iterator[tuple[Fit, float]
             pause, wait = _PAUSE, _PAUSE
         slow, fit, wait = swept.error > 0.9 * fit.error, swept, wait - 1
         yield fit, fit.error
-        began, here, jump = here if jump is None else jump, balanced(fit.factors), None
+        began, here, jump = here if jump is None else jump, balanced(fit), None
         if slow:
             proposal = anderson.propose(began, here)
             jump = proposal if wait <= 0 else None
 
 
-def balanced(factors: Sequence[Array]) -> list[Array]:
-    """The same terms with the scale of the last factor shared by all: extrapolation sees directions, not gauges."""
-    xp = namespace(*factors)
-    norms = xp.linalg.vector_norm(factors[-1], axis=1, keepdims=True)
-    share = xp.where(norms > 0, norms, 1.0) ** (1 / len(factors))
-    return [*(v * share for v in factors[:-1]), factors[-1] * share ** (1 - len(factors))]
+def balanced(fit: Fit) -> list[Array]:
+    """The terms of x/‖x‖ with equal norms in all factors: extrapolation sees directions, neither gauges nor scales."""
+    *head, last = fit.factors
+    xp = namespace(last)
+    norms = xp.linalg.vector_norm(last, axis=1, keepdims=True) / fit.space.norm
+    share = xp.where(norms > 0, norms, 1.0) ** (1 / len(fit.factors))
+    return [*(v * share for v in head), last / fit.space.norm * share ** (1 - len(fit.factors))]
 
 
 def _real_sum(x: Array) -> float:

@@ -63,7 +63,8 @@ def _hosvd(x: Array, rank: int, stream: np.random.Generator) -> Factors:
     """The leading left singular vectors of each unfolding, and random columns where the mode is shorter than R."""
     xp, factors = namespace(x), []
     for mode, n in enumerate(x.shape):
-        columns = mode_basis(around(x, mode), max_error=0.0, norm=1.0, route="gram").vectors[:, :rank]
+        columns = mode_basis(around(x, mode), max_error=0.0, norm=1.0, route="gram").vectors
+        columns = columns[:, : min(rank, columns.shape[1])]
         if columns.shape[1] < rank:
             columns = xp.concat([columns, _gaussian(x, n, rank - columns.shape[1], stream)], axis=1)
         factors.append(columns)

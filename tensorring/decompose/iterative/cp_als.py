@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from tensorring._array import Array, copy, namespace
+from tensorring._threads import blas_threads
 from tensorring.decompose._arguments import Problem, checked_rank, prepare
 from tensorring.decompose._sweeps import Callback, Control, Run, Start, checked_count
 from tensorring.decompose.direct.tucker_hosvd import tucker_hosvd
@@ -109,12 +110,12 @@ def cp_als(
     whole = CPSpace(problem.x, rank, problem.norm)
     core = None if isinstance(init, CPTensor) else _compressed(problem, rank)
     space = core or whole
-    run = control.best_of(
-        [_start(space, make) for make in starts(space.x, rank, init, count, rng)], entries=math.prod(space.x.shape)
-    )
-    if core is not None:
-        run = _refined(control, run, whole)
-    return control.result(normalized(run.state.expanded()), run)
+    begins = [_start(space, make) for make in starts(space.x, rank, init, count, rng)]
+    with blas_threads(math.prod(problem.shape), kernels=whole.uses_kernels):
+        run = control.best_of(begins, entries=math.prod(space.x.shape))
+        if core is not None:
+            run = _refined(control, run, whole)
+        return control.result(normalized(run.state.expanded()), run)
 
 
 def _start(space: CPSpace, make: Any) -> Start[Fit]:
