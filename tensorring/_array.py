@@ -200,7 +200,7 @@ def cholesky_solve(gram: Array, right: Array) -> tuple[Array, float]:
         return right, math.inf
     pivots = factor.diagonal().real
     estimate = float(pivots.max() / pivots.min()) ** 2
-    if estimate > 1e4:  # pivots see most ill-conditioning; a sharper estimate costs as much as the factorisation
+    if estimate > 1e6:  # pivots see most ill-conditioning; a sharper estimate costs as much as the factorisation
         reciprocal, _ = condition(factor, float(np.abs(gram).sum(axis=0).max()))
         estimate = max(estimate, 1 / reciprocal) if reciprocal > 0 else math.inf
     half = triangular(1.0, factor, right.T, side=1)

@@ -35,7 +35,7 @@ def _controller() -> ThreadpoolController:
 def thread_count() -> int:
     """As many as BLAS was set to use when first asked, and not more than there are processors for this process."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    set_for_blas = [info["num_threads"] for info in _controller().info() if info["user_api"] == "blas"]
+    set_for_blas = [int(info["num_threads"]) for info in _controller().info() if info["user_api"] == "blas"]
     return max(1, min([processors, *set_for_blas]))
 
 

@@ -46,6 +46,9 @@ DECOMPOSITIONS = {
     "cp_als": Row(
         lambda x, ranks=3, **options: tg.cp_als(x, rank=ranks, max_sweeps=20, rng=0, **options), keeps=False, spread=1e6
     ),
+    "cp_lm": Row(
+        lambda x, ranks=3, **options: tg.cp_lm(x, rank=ranks, max_sweeps=4, rng=0, **options), keeps=False, spread=1e6
+    ),
 }
 
 

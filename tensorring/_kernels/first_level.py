@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding
-from numba import njit
+from numba import config, njit
 
 from tensorring._kernels.tiles import BYTES, ROWS, VECTORS, dots_tile, rows_tile
 
@@ -22,8 +22,8 @@ _BLOCK = 8 * 1024
 
 @functools.cache
 def available() -> bool:
-    """True on processors with AVX-512, on which the tiles were measured to win."""
-    return bool(binding.get_host_cpu_features().get("avx512f", False))
+    """True on processors with AVX-512, on which the tiles were measured to win, and where numba compiles at all."""
+    return bool(binding.get_host_cpu_features().get("avx512f", False)) and not config.DISABLE_JIT
 
 
 @njit(nogil=True, cache=True)

@@ -16,17 +16,18 @@ _ROWS, _FOURS, _BYTES = 5, 4, 64
 
 def uses_kernels(x: Array) -> bool:
     """True where passes over a tensor run on kernels: large, real, on the host, on processors that they win on."""
-    return bool(
-        is_host(x) and x.size >= SMALL and x.dtype.kind == "f" and x.flags.c_contiguous and _kernels().available()
-    )
+    suits = is_host(x) and x.size >= SMALL and x.dtype.kind == "f" and x.flags.c_contiguous
+    return bool(suits and _kernels() is not None)
 
 
 @functools.cache
 def _kernels() -> Any:
-    """Imported at the first call on a large tensor: numba takes a second to load."""
-    from tensorring._kernels import first_level
-
-    return first_level
+    """Imported at the first call on a large tensor, since numba takes a second to load; None where they cannot run."""
+    try:
+        from tensorring._kernels import first_level
+    except ImportError:
+        return None
+    return first_level if first_level.available() else None
 
 
 def buffer(x: Array, rows: int, entries: int) -> Array | None:

@@ -6,5 +6,6 @@ from tensorring.decompose.direct.tr_svd import tr_svd
 from tensorring.decompose.direct.tt_svd import tt_svd
 from tensorring.decompose.direct.tucker_hosvd import tucker_hosvd
 from tensorring.decompose.iterative.cp_als import cp_als
+from tensorring.decompose.iterative.cp_lm import cp_lm
 
-__all__ = ["cp_als", "cut_svd", "tr_reduced_storage", "tr_svd", "tt_svd", "tucker_hosvd"]
+__all__ = ["cp_als", "cp_lm", "cut_svd", "tr_reduced_storage", "tr_svd", "tt_svd", "tucker_hosvd"]

@@ -178,7 +178,7 @@ def _checked_rank(rank: Any) -> int | None:
 
 def checked_rank(rank: Any) -> int:
     """The rank of a CP: an int of at least 1."""
-    if rank is None or getattr(rank, "ndim", 0) or isinstance(rank, Sequence):
+    if rank is None or isinstance(rank, Sequence) or getattr(rank, "shape", ()) != ():
         raise TypeError(f"got rank={rank!r}; a CP has one rank for all modes, not several ranks: an int of at least 1")
     return _checked_rank(rank) or 1
 

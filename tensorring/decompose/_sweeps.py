@@ -223,9 +223,10 @@ def checked_count(value: Any, name: str) -> int:
 
 def checked_callback(callback: Any) -> Callback | None:
     """Something to call with (sweep, error), or None."""
-    if callback is None or callable(callback):
-        return callback
-    raise TypeError(
-        f"got callback={callback!r}; it is called as callback(sweep, error) after each sweep, and a true value from it "
-        "ends the run"
-    )
+    if callback is not None and not callable(callback):
+        raise TypeError(
+            f"got callback={callback!r}; it is called as callback(sweep, error) after each sweep, and a true value from "
+            "it ends the run"
+        )
+    checked: Callback | None = callback
+    return checked

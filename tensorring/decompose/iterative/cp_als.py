@@ -5,22 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tensorring._array import Array, copy, namespace
+from tensorring._array import Array, copy
 from tensorring._threads import blas_threads
-from tensorring.decompose._arguments import Problem, checked_rank, prepare
-from tensorring.decompose._sweeps import Callback, Control, Run, Start, checked_count
-from tensorring.decompose.direct.tucker_hosvd import tucker_hosvd
-from tensorring.decompose.iterative._cp_normal import normalized
-from tensorring.decompose.iterative._cp_space import CPSpace, Fit, sweeps
-from tensorring.decompose.iterative._cp_starts import checked_init, starts
-from tensorring.tensors import CPTensor, Decomposition, Stop
-
-# A Tucker compression reads x about four times, sweeps on the core are nearly free below this share of x, and of
-# smaller tensors than this many entries the sweeps cost less than the compression.
-_CORE_SHARE = 1 / 8
-_COMPRESSED_FROM = 2**18
-# Gram matrices resolve it, and sweeps on x go below it.
-_CORE_TOLERANCE = 1e-6
+from tensorring.decompose._arguments import checked_rank, prepare
+from tensorring.decompose._sweeps import Callback, Control, Start, checked_count
+from tensorring.decompose.iterative._cp.core import compressed, is_trivial, needs_refining, trivial
+from tensorring.decompose.iterative._cp.normal import normalized
+from tensorring.decompose.iterative._cp.space import CPSpace, Fit, sweeps
+from tensorring.decompose.iterative._cp.starts import checked_init, starts
+from tensorring.tensors import CPTensor, Decomposition
 
 
 def cp_als(
@@ -105,16 +98,19 @@ def cp_als(
     rank = min(checked_rank(rank), max(1, math.prod(problem.shape) // max(problem.shape)))
     control: Control[Fit] = Control(problem, stall=stall, max_sweeps=max_sweeps, callback=callback, exact=Fit.measured)
     init, count = checked_init(init, problem.x, rank), checked_count(n_starts, "n_starts")
-    if problem.norm == 0.0 or len(problem.shape) == 1:
-        return _trivial(problem)
-    whole = CPSpace(problem.x, rank, problem.norm)
-    core = None if isinstance(init, CPTensor) else _compressed(problem, rank)
-    space = core or whole
+    if is_trivial(problem):
+        return trivial(problem)
+    whole = space = CPSpace(problem.x, rank, problem.norm)
+    core = None if isinstance(init, CPTensor) else compressed(problem, rank)
+    if core is not None:
+        space = CPSpace(core.x, rank, problem.norm, core.bases, core.lost)
     begins = [_start(space, make) for make in starts(space.x, rank, init, count, rng)]
     with blas_threads(math.prod(problem.shape), kernels=whole.uses_kernels):
         run = control.best_of(begins, entries=math.prod(space.x.shape))
-        if core is not None:
-            run = _refined(control, run, whole)
+        if core is not None and needs_refining(control, run, core.lost):
+            factors = tuple(_rows(u) for u in run.state.expanded())
+            run.state, run.stop = run.state._replace(space=whole, factors=factors), None
+            run = control.drive(sweeps(whole, factors), run)
         return control.result(normalized(run.state.expanded()), run)
 
 
@@ -129,35 +125,3 @@ def _start(space: CPSpace, make: Any) -> Start[Fit]:
 def _rows(u: Array) -> Array:
     """U as V = Uᵀ in memory order."""
     return copy(u.T)
-
-
-def _compressed(problem: Problem, rank: int) -> CPSpace | None:
-    """The Tucker core at multilinear rank R, where sweeps on it are far cheaper than on x."""
-    shape = problem.shape
-    ranks = tuple(min(n, rank) for n in shape)
-    if math.prod(shape) < _COMPRESSED_FROM or math.prod(ranks) > _CORE_SHARE * math.prod(shape):
-        return None
-    result = tucker_hosvd(problem.x, ranks=ranks, tol=_CORE_TOLERANCE)
-    core, factors = result.tensor.core, result.tensor.factors
-    return CPSpace(core, rank, problem.norm, factors, (result.error * problem.norm) ** 2)
-
-
-def _refined(control: Control[Fit], run: Run[Fit], whole: CPSpace) -> Run[Fit]:
-    """Sweeps on x from the fit of the core, until they stall: the best subspaces for the fit are not those of x."""
-    fit = run.state
-    exact = fit.space.lost <= (control.problem.floor / 4 * control.problem.norm) ** 2
-    if control.ended or exact or len(run.errors) >= control.max_sweeps or run.stop is Stop.tol:
-        return run
-    factors = tuple(_rows(u) for u in fit.expanded())
-    run.state, run.stop = fit._replace(space=whole, factors=factors), None
-    return control.drive(sweeps(whole, factors), run)
-
-
-def _trivial(problem: Problem) -> Decomposition[CPTensor]:
-    """A zero tensor, or one of one mode: rank 1, exactly."""
-    xp, x = namespace(problem.x), problem.x
-    if x.ndim == 1:
-        factors = [xp.reshape(x, (-1, 1))]
-    else:
-        factors = [xp.zeros((n, 1), dtype=x.dtype, device=x.device) for n in x.shape]
-    return problem.result(normalized(factors), 0.0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tensorring._array import Array, as_dtype, conj, copy, dtype_name, is_complex, namespace, to_device, to_host
 from tensorring.contract.unfold import khatri_rao
-from tensorring.decompose.iterative._cp_lm_residual import contracted
+from tensorring.decompose.iterative._cp.lm_residual import contracted
 
 # Power steps from several starts at once, then from the best of them until it stands still.
 _STARTS, _FIRST_STEPS, _STEPS = 5, 10, 50

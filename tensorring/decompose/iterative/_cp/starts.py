@@ -10,8 +10,8 @@ import numpy as np
 
 from tensorring._array import Array, as_dtype, dtype_name, is_complex, namespace, to_device
 from tensorring.contract.unfold import around
-from tensorring.decompose.iterative._cp_gevd import gevd
-from tensorring.decompose.iterative._cp_greedy import greedy
+from tensorring.decompose.iterative._cp.gevd import gevd
+from tensorring.decompose.iterative._cp.greedy import greedy
 from tensorring.linalg.basis import mode_basis
 from tensorring.tensors import CPTensor
 
@@ -26,11 +26,11 @@ def starts(x: Array, rank: int, init: CPTensor | str, n_starts: int, rng: Any) -
     """
     streams = np.random.default_rng(rng).spawn(n_starts)
     if isinstance(init, CPTensor):
-        named = [partial(_given, init, x)]
+        named: list[Callable[[], Factors]] = [partial(_given, init, x)]
     else:
         make = {"hosvd": _hosvd, "random": _random, "gevd": gevd, "greedy": greedy}[init]
         named = [partial(make, x, rank, stream) for stream in (streams[:1] if init == "hosvd" else streams)]
-    return named + [partial(_random, x, rank, stream) for stream in streams[len(named) :]]
+    return [*named, *(partial(_random, x, rank, stream) for stream in streams[len(named) :])]
 
 
 def checked_init(init: Any, x: Array, rank: int) -> CPTensor | str:

@@ -53,10 +53,10 @@ class Anderson:
         xp = namespace(step)
         if self._buffers is None:
             shape = (_WINDOW, step.shape[0])
-            self._buffers = tuple(xp.empty(shape, dtype=step.dtype, device=step.device) for _ in range(2))  # type: ignore[assignment]
+            self._buffers = tuple(xp.empty(shape, dtype=step.dtype, device=step.device) for _ in range(2))
         slot, self._count = self._count % _WINDOW, self._count + 1
         kept = min(self._count, _WINDOW)
-        steps, changes = (buffer[:kept, :] for buffer in self._buffers)  # type: ignore[union-attr]
+        steps, changes = (buffer[:kept, :] for buffer in self._buffers)
         steps[slot, :] = step
         changes[slot, :] = change
         self._gram[slot, :kept] = self._gram[:kept, slot] = _dots(changes, change)

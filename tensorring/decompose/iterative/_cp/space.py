@@ -24,10 +24,9 @@ from tensorring._threads import share_out
 from tensorring.contract.first_level import uses_kernels
 from tensorring.contract.tree import khatri_rao_rows, tree
 from tensorring.contract.unfold import mode_product
-from tensorring.decompose.iterative._acceleration import Anderson
+from tensorring.decompose.iterative._cp.acceleration import Anderson
 from tensorring.linalg.scale import root_of_sum, squared_parts
 from tensorring.linalg.solve import ILL_CONDITIONED, least_squares, solve_unit_gram
-
 
 # Sweeps from an extrapolation to the next: with one between them the partial results of trees serve on.
 _PAUSE = 2
@@ -111,13 +110,12 @@ class CPSpace:
         """Rows of norm 1 (rows of zeros stay); conj(V)·Vᵀ of them, in double precision; the squared norms they had."""
         xp = namespace(v)
         wide = as_dtype(v, self._double)
-        gram = self._conj(wide) @ wide.T
-        squares = xp.linalg.diagonal(gram)
+        squares = xp.vecdot(wide, wide)
         if self._complex:
             squares = xp.real(squares)
-        inverse = 1 / xp.sqrt(xp.where(squares > 0, squares, 1.0))[:, None]
         # In double: the inverse of a small row may be beyond single precision.
-        return as_dtype(wide * inverse, dtype_name(v.dtype)), gram * inverse * inverse.T, squares
+        unit = wide * (1 / xp.sqrt(xp.where(squares > 0, squares, 1.0)))[:, None]
+        return as_dtype(unit, dtype_name(v.dtype)), self._conj(unit) @ unit.T, squares
 
     def _product_of_grams(self, mode: int) -> Array:
         others = [gram for m, gram in enumerate(self._grams) if m != mode]
