@@ -5,7 +5,11 @@ STAMP := $(VENV)/.made
 RUN := $(VENV)/bin/python
 PATHS := tensorring adapters tests benchmarks docs/examples
 
-.PHONY: demo test lint format bench clean
+# Other libraries to compare with, each in an environment of its own: some cap NumPy and SciPy.
+PEERS := tensorly pyttb torchTT tntorch
+PEER_STAMPS := $(PEERS:%=.venv-bench/%/.made)
+
+.PHONY: demo test lint format bench bench-peers clean
 
 demo: $(STAMP)
 	$(RUN) docs/examples/demo.py
@@ -23,8 +27,16 @@ format: $(STAMP)
 	$(RUN) -m ruff format $(PATHS)
 	$(RUN) -m ruff check --fix $(PATHS)
 
-bench: $(STAMP)
+bench: $(STAMP) bench-peers
 	$(RUN) -m benchmarks.run $(ARGS)
+
+bench-peers: $(PEER_STAMPS)
+
+# One that cannot be installed leaves its message in install.log; the tables then show that.
+.venv-bench/%/.made: benchmarks/peers/%.txt
+	$(PYTHON) -m venv --clear $(@D)
+	if $(@D)/bin/python -m pip install --progress-bar off -r $< > $(@D)/install.log 2>&1; \
+	then touch $@; else tail -n 1 $(@D)/install.log; rm -f $(@D)/bin/python; fi
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
@@ -32,4 +44,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis

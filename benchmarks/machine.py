@@ -62,6 +62,6 @@ def describe(packages: tuple[str, ...] = ("numpy", "scipy")) -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
         f"{cpu_name()}, {cores} cores; matrix products {gemm_rate('float32'):.0f} GFLOP/s in single and "
-        f"{gemm_rate('float64'):.0f} in double precision; reading {bandwidth():.0f} GB/s; Python "
-        f"{platform.python_version()}, {', '.join(versions)}; {datetime.date.today().isoformat()}."
+        f"{gemm_rate('float64'):.0f} in double precision; reading {bandwidth():.0f} GB/s; "
+        f"{', '.join([f'Python {platform.python_version()}', *versions])}; {datetime.date.today().isoformat()}."
     )

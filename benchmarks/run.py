@@ -5,14 +5,28 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import direct
+from benchmarks import against, direct
 
 
 def main() -> None:
     """Reads the command line and runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with cifar10_resnet20.npz and the others")
-    direct.main(parser.parse_args().data)
+    parser.add_argument(
+        "--only",
+        type=lambda text: text.split(","),
+        help=f"pages, direct or peers, which are written; or parts of the second, which are printed: "
+        f"{','.join(against.PARTS)}",
+    )
+    options = parser.parse_args()
+    wanted = options.only or ["direct", "peers"]
+    parts = [part for part in wanted if part not in ("direct", "peers")]
+    if unknown := [part for part in parts if part not in against.PARTS]:
+        parser.error(f"got --only {','.join(unknown)}; known are direct, peers, {', '.join(against.PARTS)}")
+    if "direct" in wanted:
+        direct.main(options.data)
+    if "peers" in wanted or parts:
+        against.main(() if "peers" in wanted else parts)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tensorring.decompose import tr_reduced_storage, tt_svd, tucker_hosvd
@@ -14,7 +15,7 @@ from tensorring.tensors import Candidate, Decomposition, LowRankTensor, Stop
 _METHODS: dict[str, Callable[..., Decomposition[Any]]] = {
     "tt": tt_svd,
     "tucker": tucker_hosvd,
-    "tr": tr_reduced_storage,
+    "tr": partial(tr_reduced_storage, refine=True),
 }
 
 
@@ -28,7 +29,8 @@ def compress(x: Any, *, tol: float, formats: str | Sequence[str] | None = None) 
     tol
         Relative Frobenius error allowed, in [0, 1).
     formats
-        Which to try: `"tt"`, `"tucker"`, `"tr"` (rings and trains from every mode, see `tr_reduced_storage`), one name
+        Which to try: `"tt"`, `"tucker"`, `"tr"` (rings and trains from every mode, refined by
+        alternating least squares, see `tr_reduced_storage`), one name
         or several. Default: all.
 
     Returns
@@ -45,7 +47,9 @@ def compress(x: Any, *, tol: float, formats: str | Sequence[str] | None = None) 
 
     Notes
     -----
-    Costs all methods, one after another; only the best result is held.
+    Costs all methods, one after another; only the best result is held. Most of the time goes into the refinement of the
+    ring, whose sweeps are bounded: leave `"tr"` out of `formats`, or call `tr_reduced_storage` for its direct result,
+    where that is too long.
 
     Examples
     --------
@@ -73,6 +77,8 @@ def compress(x: Any, *, tol: float, formats: str | Sequence[str] | None = None) 
         tried.append(Candidate(tensor.format, tensor.ranks, tensor.parameter_count, result.error))
         if best is None or tensor.parameter_count < best.tensor.parameter_count:
             best = result
+        if result.stop is Stop.interrupted:
+            return replace(best, stop=Stop.interrupted, candidates=tuple(tried))
     assert best is not None
     return replace(best, candidates=tuple(tried))
 

@@ -97,7 +97,9 @@ def test_a_scale_changes_nothing_but_the_scale(row, data):
     x = data.draw(tensors(ndim=row.ndim, scale=1.0, dtype="float64"))
     one, other = row.fn(x, tol=0.1), row.fn(x * 2.0**-500, tol=0.1)
     assert one.tensor.ranks == other.tensor.ranks
-    np.testing.assert_array_equal(one.tensor.to_dense() * 2.0**-500, other.tensor.to_dense())
+    # Direct methods see the same bits; sweeps share scales out by roots of them, and amplify that rounding.
+    rounding = 0.0 if row.spread <= 1000 else row.spread * np.finfo(np.float64).eps * np.linalg.norm(x)
+    np.testing.assert_allclose(one.tensor.to_dense(), other.tensor.to_dense() * 2.0**500, rtol=0, atol=rounding)
 
 
 @pytest.mark.parametrize(("given_dtype", "got"), [("int8", "float64"), ("bool", "float64"), ("float16", "float32")])
