@@ -148,6 +148,7 @@ def test_kernels_and_compression_give_what_plain_sweeps_give(monkeypatch, gaussi
     x = noisy(gaussian, (70, 64, 66), 4, "float64")
     start = tg.random.cp(x.shape, rank=4, rng=0)
     by_kernels = tg.cp_als(x, rank=4, init=start, stall=0, max_sweeps=5)
+    monkeypatch.setattr(core, "COMPRESSED_FROM", 0)
     compressed = tg.cp_als(x, rank=4, stall=1e-10)
     monkeypatch.setattr(first_level, "SMALL", 2**40)
     monkeypatch.setattr(core, "COMPRESSED_FROM", 2**40)
@@ -157,8 +158,9 @@ def test_kernels_and_compression_give_what_plain_sweeps_give(monkeypatch, gaussi
     assert compressed.error == pytest.approx(whole.error, rel=1e-9)
 
 
-def test_a_compressed_fit_is_refined_on_the_tensor(gaussian) -> None:
+def test_a_compressed_fit_is_refined_on_the_tensor(monkeypatch, gaussian) -> None:
     """The errors of sweeps on the core are those of the whole tensor, and the last sweeps are on the tensor."""
+    monkeypatch.setattr(core, "COMPRESSED_FROM", 0)
     x = noisy(gaussian, (70, 64, 66), 6, "float32", noise=1.0)
     result = tg.cp_als(x, rank=3)
     check_result(x, result)

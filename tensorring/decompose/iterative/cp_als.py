@@ -9,7 +9,7 @@ from tensorring._array import Array, copy
 from tensorring._threads import blas_threads
 from tensorring.decompose._arguments import checked_rank, prepare
 from tensorring.decompose._sweeps import Callback, Control, Start, checked_count
-from tensorring.decompose.iterative._cp.core import compressed, is_trivial, needs_refining, trivial
+from tensorring.decompose.iterative._cp.core import compressed, fit_core, is_trivial, needs_refining, trivial
 from tensorring.decompose.iterative._cp.normal import normalized
 from tensorring.decompose.iterative._cp.space import CPSpace, Fit, sweeps
 from tensorring.decompose.iterative._cp.starts import checked_init, starts
@@ -21,7 +21,7 @@ def cp_als(
     *,
     rank: int,
     tol: float | None = None,
-    stall: float = 1e-6,
+    stall: float = 1e-8,
     max_sweeps: int = 500,
     init: CPTensor | str = "hosvd",
     n_starts: int = 1,
@@ -106,7 +106,7 @@ def cp_als(
         space = CPSpace(core.x, rank, problem.norm, core.bases, core.lost)
     begins = [_start(space, make) for make in starts(space.x, rank, init, count, rng)]
     with blas_threads(math.prod(problem.shape), kernels=whole.uses_kernels):
-        run = control.best_of(begins, entries=math.prod(space.x.shape))
+        run = control.best_of(begins) if core is None else fit_core(control, begins, core)
         if core is not None and needs_refining(control, run, core.lost):
             factors = tuple(_rows(u) for u in run.state.expanded())
             run.state, run.stop = run.state._replace(space=whole, factors=factors), None

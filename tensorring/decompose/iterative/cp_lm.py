@@ -11,7 +11,7 @@ from tensorring._array import Array, as_dtype, dtype_name, eps, namespace
 from tensorring.algebra.error import relative_error
 from tensorring.decompose._arguments import Problem, checked_rank, prepare
 from tensorring.decompose._sweeps import Callback, Control, Sweeps, checked_count
-from tensorring.decompose.iterative._cp.core import Core, compressed, is_trivial, needs_refining, trivial
+from tensorring.decompose.iterative._cp.core import Core, compressed, fit_core, is_trivial, needs_refining, trivial
 from tensorring.decompose.iterative._cp.lm_residual import Residual, wide_name
 from tensorring.decompose.iterative._cp.lm_step import Curvature
 from tensorring.decompose.iterative._cp.lm_sweeps import Fit, sweeps
@@ -31,7 +31,7 @@ def cp_lm(
     *,
     rank: int,
     tol: float | None = None,
-    stall: float = 1e-6,
+    stall: float = 1e-8,
     max_sweeps: int = 500,
     init: CPTensor | str = "hosvd",
     n_starts: int = 1,
@@ -130,9 +130,8 @@ def cp_lm(
     ]
     if isinstance(init, CPTensor):
         makers[0] = partial(_given, init, problem, residual)
-    run = control.best_of(
-        [partial(_begun, control, residual, make) for make in makers], entries=math.prod(residual.x.shape)
-    )
+    begins = [partial(_begun, control, residual, make) for make in makers]
+    run = control.best_of(begins) if core is None else fit_core(control, begins, core)
     if core is not None and needs_refining(control, run, core.lost):
         whole, factors = Residual(problem.x), run.state.expanded()
         run.state, run.stop = Fit(whole, tuple(factors)), None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from tensorring._array import Array, namespace
 from tensorring.decompose._arguments import Problem
-from tensorring.decompose._sweeps import Control, Run
+from tensorring.decompose._sweeps import Control, Run, Start
 from tensorring.decompose.direct.tucker_hosvd import tucker_hosvd
 from tensorring.decompose.iterative._cp.normal import normalized
 from tensorring.tensors import CPTensor, Decomposition, Stop
@@ -15,9 +16,13 @@ from tensorring.tensors import CPTensor, Decomposition, Stop
 # A compression reads x about four times; sweeps on the core are nearly free below this share of x, and on tensors of
 # fewer entries than this sweeps cost less than the compression.
 _SHARE = 1 / 8
-COMPRESSED_FROM = 2**18
+COMPRESSED_FROM = 2**21
 # Gram matrices resolve it, and sweeps on x go below it.
 _TOLERANCE = 1e-6
+# Of sweeps on the core, where a finer one was asked.
+_STALL = 1e-6
+
+State = TypeVar("State")
 
 
 class Core(NamedTuple):
@@ -36,6 +41,17 @@ def compressed(problem: Problem, rank: int) -> Core | None:
         return None
     result = tucker_hosvd(problem.x, ranks=ranks, tol=_TOLERANCE)
     return Core(result.tensor.core, result.tensor.factors, (result.error * problem.norm) ** 2)
+
+
+def fit_core(control: Control[State], starts: Sequence[Start[State]], core: Core) -> Run[State]:
+    """The best of several starts on the core: to a coarser stall, with half of the sweeps; x is to have its own."""
+    stall, max_sweeps = control.stall, control.max_sweeps
+    control.stall, control.max_sweeps = max(stall, min(_STALL, 100 * stall)), -(-max_sweeps // 2)
+    try:
+        run = control.best_of(starts, entries=math.prod(core.x.shape))
+    finally:
+        control.stall, control.max_sweeps = stall, max_sweeps
+    return run
 
 
 def needs_refining(control: Control[Any], run: Run[Any], lost: float) -> bool:

@@ -28,8 +28,9 @@ from tensorring.decompose.iterative._cp.acceleration import Anderson
 from tensorring.linalg.scale import root_of_sum, squared_parts
 from tensorring.linalg.solve import ILL_CONDITIONED, least_squares, solve_unit_gram
 
-# Sweeps from an extrapolation to the next: with one between them the partial results of trees serve on.
-_PAUSE = 2
+# Sweeps before the first extrapolation: starts have to find their valley. Then every second sweep: between them the
+# partial results of trees serve on.
+_FIRST, _PAUSE = 10, 2
 
 
 class Fit(NamedTuple):
@@ -169,28 +170,29 @@ class CPSpace:
 
 
 def sweeps(space: CPSpace, start: Sequence[Array]) -> Iterator[tuple[Fit, float]]:
-    """Sweeps without end, each error at most the one before: a sweep from an extrapolated start counts if it is lower.
+    """Sweeps without end, each error at most the one before.
 
-    While a sweep takes off less than a tenth of the error, every second one begins at Anderson's extrapolation. If that
-    does not pay, its sweep is thrown away, and the next attempts come at twice the distance.
+    After the first ten, and while one takes off less than a tenth of the error, every second one begins at Anderson's
+    extrapolation. It counts if it takes off more than the sweep before it did; else it is thrown away, and the next
+    attempts come at twice the distance.
     """
     fit = space.sweep(start)
     yield fit, fit.error
     anderson, here = Anderson(), balanced(fit)
-    pause = wait = _PAUSE
+    pause, wait, gain = _PAUSE, _FIRST, 0.0
     jump: list[Array] | None = None
     while True:
         swept = space.sweep(fit.factors if jump is None else jump)
-        if jump is not None and not swept.error < fit.error:
+        if jump is not None and not swept.error < fit.error - gain:
             anderson.clear()
             pause, wait, jump = 2 * pause, 2 * pause, None
             continue
         if jump is not None:
             pause, wait = _PAUSE, _PAUSE
-        slow, fit, wait = swept.error > 0.9 * fit.error, swept, wait - 1
+        gain, fit, wait = fit.error - swept.error, swept, wait - 1
         yield fit, fit.error
         began, here, jump = here if jump is None else jump, balanced(fit), None
-        if slow:
+        if gain < 0.1 * (fit.error + gain):
             proposal = anderson.propose(began, here)
             jump = proposal if wait <= 0 else None
 
