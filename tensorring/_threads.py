@@ -11,7 +11,6 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -40,9 +39,20 @@ def thread_count() -> int:
 
 
 def blas_threads(entries: int, *, kernels: bool = False) -> Any:
-    """A context in which BLAS runs on one thread for a small tensor, or where kernels do the large products."""
+    """A context in which BLAS runs on one thread for a small tensor, or where kernels do the large products.
+
+    Else NumPy's BLAS runs as it is set, and SciPy's on one thread: wheels bring one each, and after a large product the
+    threads of the first still spin while the second solves small systems.
+    """
     thread_count()
-    return _controller().limit(limits=1, user_api="blas") if kernels or entries < SMALL else nullcontext()
+    everything = kernels or entries < SMALL
+    return (_controller() if everything else _scipys_own()).limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _scipys_own() -> ThreadpoolController:
+    paths = [info["filepath"] for info in _controller().info() if "scipy.libs" in info["filepath"]]
+    return _controller().select(filepath=paths)
 
 
 def share_out(work: Callable[[int, int], object], pieces: int) -> None:
