@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
@@ -58,13 +59,39 @@ def _scipys_own() -> ThreadpoolController:
 def share_out(work: Callable[[int, int], object], pieces: int) -> None:
     """work(first, last) for ranges that cover all pieces, on several threads; returns when all are done."""
     count = min(pieces, _PIECES * thread_count()) if thread_count() > 1 else 1
-    bounds = [pieces * k // count for k in range(count + 1)]
-    if count == 1:
-        work(0, pieces)
-        return
-    futures = [_pool().submit(work, first, last) for first, last in pairwise(bounds)]
-    for future in futures:
-        future.result()
+    # Whoever is free takes the next range, the caller too.
+    ranges = pairwise(pieces * k // count for k in range(count + 1))
+    lock = threading.Lock()
+
+    def take() -> None:
+        while True:
+            with lock:
+                bounds = next(ranges, None)
+            if bounds is None:
+                return
+            work(*bounds)
+
+    helpers = [_pool().submit(take) for _ in range(min(count, thread_count()) - 1)]
+    try:
+        take()
+    finally:
+        for helper in helpers:
+            helper.result()
+
+
+def each(work: Callable[[int], T], count: int, entries: int) -> list[T]:
+    """[work(0), work(1), …], on several threads where so many entries are worth it; NumPy lets go of the GIL."""
+    results: list[Any] = [None] * count
+
+    def some(first: int, last: int) -> None:
+        for k in range(first, last):
+            results[k] = work(k)
+
+    if entries >= SMALL:
+        share_out(some, count)
+    else:
+        some(0, count)
+    return results
 
 
 @functools.cache

@@ -27,7 +27,7 @@ def available() -> bool:
 
 
 @njit(nogil=True, cache=True)
-def _leading(like, size, v, x, p, ranks, groups, length, columns, first, last):  # type: ignore[no-untyped-def]
+def _leading(like, size, v, x, x_group, x_row, p, ranks, groups, length, columns, first, last):  # type: ignore[no-untyped-def]
     width = VECTORS * BYTES // size
     tiles = -(-columns // width)
     for piece in range(first, last):
@@ -38,7 +38,7 @@ def _leading(like, size, v, x, p, ranks, groups, length, columns, first, last): 
             rows_tile(
                 like,
                 v + row * length * size, length,
-                x + (group * length * columns + column) * size, columns,
+                x + (group * x_group + column) * size, x_row,
                 p + ((row * groups + group) * columns + column) * size, groups * columns,
                 length,
             )  # fmt: skip
@@ -68,16 +68,17 @@ Piece = Any  # fn(first, last): does some of the pieces
 def leading(v: np.ndarray, x: np.ndarray, p: np.ndarray) -> tuple[Piece, int]:
     """p[r, g, c] = Σ_a v[r, a]·x[g, a, c], as a function of a range of pieces, and their number.
 
-    All in C order and of one real dtype; as many rows in v and p as a multiple of 5, and at least 256 bytes in a row of
-    x.
+    All of one real dtype, v and p in C order, the rows of x too; as many rows in v and p as a multiple of 5, and at
+    least 256 bytes in a row of x.
     """
     groups, length, columns = x.shape
     pieces = groups * -(-columns // (VECTORS * BYTES // x.itemsize))
-    arguments = (x.dtype.type(1), x.itemsize, v.ctypes.data, x.ctypes.data, p.ctypes.data)
+    group, row = (stride // x.itemsize for stride in x.strides[:2])
+    arguments = (x.dtype.type(1), x.itemsize, v.ctypes.data, x.ctypes.data, group, row, p.ctypes.data)
     return functools.partial(_leading, *arguments, v.shape[0], groups, length, columns), pieces
 
 
 def trailing(k: np.ndarray, x: np.ndarray, p: np.ndarray) -> tuple[Piece, int]:
-    """p[r, a] += Σ_c k[r, c]·x[a, c] over whole vectors of c and whole fours of a, likewise; p comes filled."""
+    """p[r, a] += Σ_c k[r, c]·x[a, c] over whole vectors of c and whole fours of a, in C order; p comes filled."""
     arguments = (x.dtype.type(1), x.itemsize, k.ctypes.data, x.ctypes.data, p.ctypes.data)
     return functools.partial(_trailing, *arguments, k.shape[0], *x.shape), x.shape[0] // VECTORS

@@ -13,8 +13,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tensorring._array import Array, as_dtype, block_length, conj, is_complex, matmul, namespace, slices
+from tensorring._array import Array, as_dtype, block_length, conj, is_complex, namespace, slices
 from tensorring.contract.chain import chain_product
+from tensorring.contract.first_level import buffer, contract_after, contract_before
 
 
 class Part(NamedTuple):
@@ -62,12 +63,14 @@ def first_partial(x: Array, half: Half, others: Sequence[Array]) -> Iterator[Par
     leading = half.lo == 0
     matrix = xp.reshape(x, (size * rest, entries) if leading else (entries, size * rest))
     step = min(size, _rows_of_a_block(x, q * p * rest))
-    buffer = xp.empty((q * p, step * rest), dtype=x.dtype, device=x.device)
+    out = buffer(x, q * p, step * rest)
     for rows in slices(size, step):
         span = slice(rows.start * rest, rows.stop * rest)
-        block = matrix[span, :].T if leading else matrix[:, span]
-        out = buffer if block.shape[1] == step * rest else None
-        yield Part(rows, xp.reshape(matmul(chain, block, out), (q, p, rows.stop - rows.start, rest)))
+        if leading:
+            partial = contract_after(chain, matrix[span, :], out)
+        else:
+            partial = contract_before(chain, matrix[None, :, span], out)
+        yield Part(rows, xp.reshape(partial, (q, p, rows.stop - rows.start, rest)))
 
 
 def _rows_of_a_block(x: Array, row_entries: int) -> int:

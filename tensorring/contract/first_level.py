@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
 
 from tensorring._array import Array, is_host, namespace
-from tensorring._threads import SMALL, share_out
+from tensorring._threads import SMALL, blas_threads, share_out
 
 # The kernels of _kernels.first_level take rows by fives, fours of rows of x, and vectors of 64 bytes.
 _ROWS, _FOURS, _BYTES = 5, 4, 64
@@ -16,8 +17,13 @@ _ROWS, _FOURS, _BYTES = 5, 4, 64
 
 def uses_kernels(x: Array) -> bool:
     """True where passes over a tensor run on kernels: large, real, on the host, on processors that they win on."""
-    suits = is_host(x) and x.size >= SMALL and x.dtype.kind == "f" and x.flags.c_contiguous
+    suits = is_host(x) and x.size >= SMALL and x.dtype.kind == "f" and x.strides[-1] == x.itemsize
     return bool(suits and _kernels() is not None)
+
+
+def threads_for(x: Array) -> Any:
+    """The context for sweeps over a tensor: BLAS on one thread where it is small, or where kernels read it."""
+    return blas_threads(math.prod(x.shape), kernels=uses_kernels(x))
 
 
 @functools.cache
@@ -56,7 +62,7 @@ def contract_after(rows: Array, x: Array, out: Array | None = None) -> Array:
     if out is None:
         return rows @ x.T
     rank, (length, columns) = rows.shape[0], x.shape
-    if not uses_kernels(x):
+    if not (uses_kernels(x) and x.flags.c_contiguous):
         return np.matmul(rows, x.T, out=_front(out, rank, length))
     whole = _front(out, -(-rank // _ROWS) * _ROWS, length)
     done, tail = length - length % _FOURS, columns - columns % (_BYTES // x.itemsize)

@@ -47,8 +47,9 @@ class Control(Generic[State]):
     stall, max_sweeps, callback
         As the user gave them; checked here.
     exact
-        state -> relative error from the residual itself. What the sweeps report may be an estimate that is right to
-        rounding over the error; a tolerance counts as kept only when this one says so, and it is what is returned.
+        (state, error told) -> relative error, right to the error floor: from the residual itself unless what was told
+        is as good. What the sweeps tell may be an estimate that is right to rounding over the error; a tolerance counts
+        as kept only when this one says so, and it is what is returned.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Control(Generic[State]):
         stall: float,
         max_sweeps: int,
         callback: Callback | None,
-        exact: Callable[[State], float],
+        exact: Callable[[State, float], float],
     ) -> None:
         self.problem, self.exact = problem, exact
         self.stall, self.max_sweeps = checked_stall(stall), checked_count(max_sweeps, "max_sweeps")
@@ -178,7 +179,7 @@ class Control(Generic[State]):
     def _confirm(self, run: Run[State]) -> float:
         """The exact error of the state, in place of the estimate."""
         if not run.exact:
-            error = self.exact(run.state)
+            error = self.exact(run.state, run.error)
             run.errors[-1:] = [error]
             run.exact = True
         return run.error
@@ -225,8 +226,8 @@ def checked_callback(callback: Any) -> Callback | None:
     """Something to call with (sweep, error), or None."""
     if callback is not None and not callable(callback):
         raise TypeError(
-            f"got callback={callback!r}; it is called as callback(sweep, error) after each sweep, and a true value from "
-            "it ends the run"
+            f"got callback={callback!r}; it is called as callback(sweep, error) after each sweep, and a true value "
+            "from it ends the run"
         )
     checked: Callback | None = callback
     return checked

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tensorring._array import Array, block_length, dtype_name, is_complex, namespace, slices, to_host
+from tensorring._array import Array, block_length, dtype_name, is_complex, is_host, namespace, slices, to_host
+from tensorring._threads import each
 
 # Outside 2**±limit of the largest entry, squares of what matters could over- or underflow.
 _SAFE_EXPONENT = {"float32": 20, "complex64": 20, "float64": 300, "complex128": 300}
@@ -34,14 +35,16 @@ def measure(x: Array, *, name: str = "x") -> Scale:
         What the error message calls it.
     """
     flat = namespace(x).reshape(x, (-1,))
-    peak = largest_entry(flat)
+    blocks = _blocks(flat)
+    found = each(lambda k: (_extremes(blocks[k]), squared_parts(blocks[k])), len(blocks), _host_entries(flat))
+    peak = _largest_of([extreme for extremes, _ in found for extreme in extremes])
     if not math.isfinite(peak):
         _raise_not_finite(x, name)
     if peak == 0.0:
         return Scale(0.0, 0)
     exponent = math.frexp(peak)[1]
     if abs(exponent) <= _SAFE_EXPONENT[dtype_name(x.dtype)]:
-        exponent = 0
+        return Scale(root_of_sum([square for _, squares in found for square in squares]), 0)
     return Scale(_norm(flat, exponent), exponent)
 
 
@@ -55,7 +58,7 @@ def scaled(x: Array, exponent: int) -> Array:
 
 
 def _blocks(flat: Array) -> list[Array]:
-    length = block_length(flat, 1, megabytes=0.25)
+    length = block_length(flat, 1, megabytes=1.0)
     return [flat[block] for block in slices(flat.shape[0], length)]
 
 
@@ -64,17 +67,22 @@ def largest_entry(flat: Array) -> float:
 
     Complex entries count by their parts: |z| itself may overflow where both parts are finite.
     """
-    xp = namespace(flat)
-    if is_complex(flat):
-        return _largest([largest_entry(xp.real(flat)), largest_entry(xp.imag(flat))])
-    extremes = []
-    for block in _blocks(flat):
-        extremes += [xp.max(block), -xp.min(block)]
-    return _largest(to_host(xp.stack(extremes)))
+    return _largest_of([extreme for block in _blocks(flat) for extreme in _extremes(block)])
 
 
-def _largest(values: list[float] | np.ndarray) -> float:
-    return float(np.max(np.asarray(values, dtype=np.float64)))
+def _extremes(block: Array) -> list[Array]:
+    xp = namespace(block)
+    parts = [xp.real(block), xp.imag(block)] if is_complex(block) else [block]
+    return [extreme for part in parts for extreme in (xp.max(part), -xp.min(part))]
+
+
+def _largest_of(values: list[Array]) -> float:
+    return float(np.max(np.asarray(to_host(namespace(*values).stack(values)), dtype=np.float64)))
+
+
+def _host_entries(flat: Array) -> int:
+    """Entries to share out over threads: none of those that lie elsewhere."""
+    return int(flat.shape[0]) if is_host(flat) else 0
 
 
 def _norm(flat: Array, exponent: int) -> float:
@@ -92,7 +100,9 @@ def squared_parts(flat: Array) -> list[Array]:
     """
     xp = namespace(flat)
     parts = [xp.real(flat), xp.imag(flat)] if is_complex(flat) else [flat]
-    return [xp.sum(part * part) for part in parts]
+    # Squares beyond the range are seen by who asked, and taken again after scaling.
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return [xp.sum(part * part) for part in parts]
 
 
 def root_of_sum(squares: list[Array]) -> float:

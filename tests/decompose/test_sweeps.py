@@ -17,7 +17,9 @@ from tensorring.tensors.result import Stop
 def control(*, tol=None, stall=1e-6, max_sweeps=100, callback=None, exact=None) -> Control:
     """States are errors."""
     problem = prepare(np.ones((2, 3)), tol=tol)
-    return Control(problem, stall=stall, max_sweeps=max_sweeps, callback=callback, exact=exact or (lambda state: state))
+    return Control(
+        problem, stall=stall, max_sweeps=max_sweeps, callback=callback, exact=exact or (lambda state, _: state)
+    )
 
 
 def halving(first=1.0, rate=0.5, calls=None):
@@ -37,7 +39,7 @@ def test_stops_at_the_tolerance() -> None:
 
 def test_a_tolerance_counts_only_when_the_residual_says_so() -> None:
     """Sweeps that underestimate their error go on until the exact one keeps the tolerance, which is reported."""
-    run = control(tol=0.1, exact=lambda state: 3 * state).drive(halving(), Run(1.0))
+    run = control(tol=0.1, exact=lambda state, _: 3 * state).drive(halving(), Run(1.0))
     assert run.stop is Stop.tol
     assert run.error == run.errors[-1] == 3 * 0.03125
 
@@ -88,7 +90,7 @@ def test_an_interrupt_before_the_first_sweep_keeps_the_start() -> None:
         raise KeyboardInterrupt
         yield
 
-    looped = control(exact=lambda state: 0.7)
+    looped = control(exact=lambda state, _: 0.7)
     run = looped.drive(sweeps(), Run("start"))
     assert (run.stop, run.state, run.errors) == (Stop.interrupted, "start", [])
     t = tg.random.tt((2, 3), ranks=1, rng=0)
@@ -119,7 +121,7 @@ def test_a_search_keeps_its_last_state_whatever_the_error() -> None:
 def test_the_first_start_that_keeps_the_tolerance_wins() -> None:
     for _ in range(5):
         starts = [lambda k=k: (k, ((k, e) for e in [0.5, (0.4, 0.05, 0.01)[k]])) for k in range(3)]
-        run = control(tol=0.1, exact=lambda state: (0.4, 0.05, 0.01)[state]).best_of(starts)
+        run = control(tol=0.1, exact=lambda state, _: (0.4, 0.05, 0.01)[state]).best_of(starts)
         assert (run.state, run.stop) == (1, Stop.tol)
 
 

@@ -5,31 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tensorring._array import Array, block_length, dtype_name, eps, namespace, slices
+from tensorring._array import Array, dtype_name, eps, namespace
 from tensorring.contract.chain_tree import halves, open_chain
+from tensorring.contract.residual import product_residual
 from tensorring.decompose._arguments import Problem
-from tensorring.linalg.scale import root_of_sum, squared_parts
 
 
 def residual_norm(x: Array, cores: Sequence[Array]) -> float:
-    """‖x − ring‖, right however small it is: one pass over x, a block of the approximation at a time."""
-    xp, shape = namespace(x), x.shape
-    cut = halves(shape)[0].hi
-    right = open_chain(cores[cut:])
-    bonds, entries = right.shape[0] * right.shape[1], right.shape[2]
-    right = xp.reshape(right, (bonds, entries))
-    row = math.prod(shape[1:])
-    squares: list[Array] = []
-    for rows in slices(shape[0], block_length(x, row)):
-        left = open_chain([cores[0][:, rows, :], *cores[1:cut]])
-        left = xp.reshape(xp.permute_dims(left, (2, 1, 0)), (-1, bonds))
-        block = xp.reshape(x[rows, ...], (-1, entries)) - left @ right
-        squares += squared_parts(xp.reshape(block, (-1,)))
-    return root_of_sum(squares)
+    """‖x − ring‖, right however small it is: one pass over x, and the open chains of both halves."""
+    xp = namespace(x)
+    cut = halves(x.shape)[0].hi
+    left, right = open_chain(cores[:cut]), open_chain(cores[cut:])  # (r_0, r_c, A), (r_c, r_0, B)
+    bonds, rows, columns = left.shape[0] * left.shape[1], left.shape[2], right.shape[2]
+    tall = xp.reshape(xp.permute_dims(left, (2, 1, 0)), (rows, bonds))
+    return product_residual(xp.reshape(x, (rows, columns)), tall, xp.reshape(right, (bonds, columns)))
 
 
-def relative_residual(problem: Problem, cores: Sequence[Array]) -> float:
-    """The relative error of a chain, from the residual."""
+def relative_residual(problem: Problem, cores: Sequence[Array], _: float = math.nan) -> float:
+    """The relative error of a chain, from the residual, whatever sweeps told: their terms may cancel."""
     return residual_norm(problem.x, cores) / problem.norm
 
 

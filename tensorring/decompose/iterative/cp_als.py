@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from tensorring._array import Array, copy
-from tensorring._threads import blas_threads
+from tensorring.contract.first_level import threads_for
 from tensorring.decompose._arguments import checked_rank, prepare
 from tensorring.decompose._sweeps import Callback, Control, Start, checked_count
 from tensorring.decompose.iterative._cp.core import compressed, fit_core, is_trivial, needs_refining, trivial
@@ -96,7 +96,7 @@ def cp_als(
     """
     problem = prepare(x, tol=tol)
     rank = min(checked_rank(rank), max(1, math.prod(problem.shape) // max(problem.shape)))
-    control: Control[Fit] = Control(problem, stall=stall, max_sweeps=max_sweeps, callback=callback, exact=Fit.measured)
+    control: Control[Fit] = Control(problem, stall=stall, max_sweeps=max_sweeps, callback=callback, exact=_measured)
     init, count = checked_init(init, problem.x, rank), checked_count(n_starts, "n_starts")
     if is_trivial(problem):
         return trivial(problem)
@@ -105,13 +105,18 @@ def cp_als(
     if core is not None:
         space = CPSpace(core.x, rank, problem.norm, core.bases, core.lost)
     begins = [_start(space, make) for make in starts(space.x, rank, init, count, rng)]
-    with blas_threads(math.prod(problem.shape), kernels=whole.uses_kernels):
+    with threads_for(problem.x):
         run = control.best_of(begins) if core is None else fit_core(control, begins, core)
         if core is not None and needs_refining(control, run, core.lost):
             factors = tuple(_rows(u) for u in run.state.expanded())
             run.state, run.stop = run.state._replace(space=whole, factors=factors), None
             run = control.drive(sweeps(whole, factors), run)
         return control.result(normalized(run.state.expanded()), run)
+
+
+def _measured(fit: Fit, _: float) -> float:
+    """The error from the residual itself, unless the one told is as good."""
+    return fit.error if fit.certain else fit.space.error(fit.factors)
 
 
 def _start(space: CPSpace, make: Any) -> Start[Fit]:

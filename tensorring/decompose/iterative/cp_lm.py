@@ -118,7 +118,7 @@ def cp_lm(
         stall=stall,
         max_sweeps=max_sweeps,
         callback=callback,
-        exact=lambda fit: relative_error(problem.x, normalized(fit.expanded()).astype(dtype)),
+        exact=lambda fit, _: relative_error(problem.x, normalized(fit.expanded()).astype(dtype)),
     )
     init, count = checked_init(init, problem.x, rank), checked_count(n_starts, "n_starts")
     if is_trivial(problem):

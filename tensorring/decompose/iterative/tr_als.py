@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 from tensorring._array import Array, copy, namespace
-from tensorring._threads import blas_threads
+from tensorring.contract.first_level import threads_for
 from tensorring.decompose._arguments import Problem, Ranks, checked_ranks, prepare
 from tensorring.decompose._sweeps import Callback, Control, Run, Start, checked_count
 from tensorring.decompose.direct._search import storage
@@ -117,8 +116,9 @@ def tr_als(
         return _trivial(problem)
     if all(cap is None for cap in caps):
         return _searched(control, start, count, rng)
-    run = control.best_of([_start(problem, make) for make in ring_starts(problem, start, caps, count, rng)])
-    return control.result(TRTensor(balanced(run.state)), run)
+    with threads_for(problem.x):
+        run = control.best_of([_start(problem, make) for make in ring_starts(problem, start, caps, count, rng)])
+        return control.result(TRTensor(balanced(run.state)), run)
 
 
 def _start(problem: Problem, make: Callable[[], Cores]) -> Start[Cores]:
@@ -141,7 +141,7 @@ def _searched(control: Control[Cores], init: TRTensor | str, count: int, rng: An
     phases.append(islice(search.shrink(), control.max_sweeps // 2 or 1))
     phases.append(search.try_random(max(_RANDOM_RINGS, count), 0 if rng is None else rng))
     run = Run(search.cores)
-    with blas_threads(math.prod(problem.shape)):
+    with threads_for(problem.x):
         control.drive(chain.from_iterable(phases), run, search=True)
     return control.result(TRTensor(balanced(run.state)), run, tuple(search.tried))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tensorring import random
 from tensorring._array import Array, copy, dtype_name, namespace
-from tensorring._threads import blas_threads
+from tensorring.contract.first_level import threads_for
 from tensorring.decompose._arguments import Caps, Problem, Ranks, checked_ranks, prepare
 from tensorring.decompose._sweeps import Callback, Control, Run, Start, checked_count
 from tensorring.decompose.direct._search import storage
@@ -118,8 +118,9 @@ def tt_als(
         return _trivial(problem)
     if all(cap is None for cap in caps):
         return _searched(control, init)
-    run = control.best_of([_start(problem, make) for make in _starts(problem, init, caps, count, rng)])
-    return control.result(TTTensor(run.state), run)
+    with threads_for(problem.x):
+        run = control.best_of([_start(problem, make) for make in _starts(problem, init, caps, count, rng)])
+        return control.result(TTTensor(run.state), run)
 
 
 def _start(problem: Problem, make: Callable[[], Cores]) -> Start[Cores]:
@@ -165,7 +166,7 @@ def _searched(control: Control[Cores], init: TTTensor | str) -> Decomposition[TT
     phases = [_at_the_bound(problem, search), search.shrink()]
     if isinstance(init, TTTensor):
         phases.insert(0, search.try_ring(chain_of(init, problem)))
-    with blas_threads(math.prod(problem.shape)):
+    with threads_for(problem.x):
         control.drive(chain.from_iterable(phases), run, search=True)
     return control.result(TTTensor(right_orthogonal(run.state)), run, tuple(search.tried))
 

@@ -116,7 +116,7 @@ def tucker_hooi(
     init, count = checked_init(init, problem), checked_count(n_starts, "n_starts")
     caps = _caps(problem, ranks, chosen, init)
     control: Control[TuckerTensor] = Control(
-        problem, stall=stall, max_sweeps=max_sweeps, callback=callback, exact=lambda t: exact_error(problem, t)
+        problem, stall=stall, max_sweeps=max_sweeps, callback=callback, exact=lambda t, _: exact_error(problem, t)
     )
     if problem.tol is None or problem.norm == 0.0:
         run = _fixed(control, fixed_ranks(problem, caps, chosen, init), init, count, rng)
