@@ -50,6 +50,11 @@ def blas_threads(entries: int, *, kernels: bool = False) -> Any:
     return (_controller() if everything else _scipys_own()).limit(limits=1, user_api="blas")
 
 
+def all_blas_threads() -> Any:
+    """A context in which BLAS has its threads back: for a stretch of large products among kernels."""
+    return _controller().limit(limits=thread_count(), user_api="blas")
+
+
 @functools.cache
 def _scipys_own() -> ThreadpoolController:
     paths = [info["filepath"] for info in _controller().info() if "scipy.libs" in info["filepath"]]

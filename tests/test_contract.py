@@ -43,6 +43,10 @@ DECOMPOSITIONS = {
         ndim=st.integers(2, 5),
     ),
     "compress": Row(tg.compress, ranks=False),
+    "tr_reduced_storage refined": Row(partial(tg.tr_reduced_storage, refine=True), ranks=False, spread=1e6),
+    "tucker_hooi": Row(partial(tg.tucker_hooi, max_sweeps=20, rng=0), spread=1e6),
+    "tt_als": Row(partial(tg.tt_als, max_sweeps=20, rng=0), spread=1e7),
+    "tr_als": Row(partial(tg.tr_als, max_sweeps=20, rng=0), spread=1e6),
     "cp_als": Row(
         lambda x, ranks=3, **options: tg.cp_als(x, rank=ranks, max_sweeps=20, rng=0, **options), keeps=False, spread=1e6
     ),

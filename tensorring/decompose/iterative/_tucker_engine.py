@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from tensorring._array import (
@@ -17,6 +18,7 @@ from tensorring._array import (
     adjoint,
     as_dtype,
     conj,
+    contiguous,
     copy,
     dtype_name,
     eps,
@@ -25,6 +27,8 @@ from tensorring._array import (
     matmul,
     namespace,
 )
+from tensorring._threads import all_blas_threads
+from tensorring.contract.first_level import buffer, contract_after, contract_before, uses_kernels
 from tensorring.contract.unfold import around, mode_product
 from tensorring.decompose._arguments import Problem, identity
 from tensorring.decompose.iterative._tucker_vectors import leading
@@ -72,9 +76,11 @@ class Sweeper:
 
     def from_hosvd(self) -> TuckerTensor:
         """The sequentially truncated HOSVD; by Gram matrices unless next to nothing is discarded."""
-        tensor = self._hosvd(exact=False)
-        if self._needs_digits(estimate(self.problem, tensor)):
-            tensor = self._hosvd(exact=True)
+        # Gram matrices of the whole tensor are work for BLAS, whatever reads it afterwards.
+        with all_blas_threads() if uses_kernels(self.problem.x) else nullcontext():
+            tensor = self._hosvd(exact=False)
+            if self._needs_digits(estimate(self.problem, tensor)):
+                tensor = self._hosvd(exact=True)
         return tensor
 
     def from_factors(self, factors: Sequence[Array]) -> TuckerTensor:
@@ -130,9 +136,37 @@ class Sweeper:
 
     def _contract(self, y: Array, modes: tuple[int, ...], factors: dict[int, Array]) -> Array:
         """The tensor times Uᴴ in several modes, what shrinks it most first."""
+        if y is self.problem.x and uses_kernels(y):
+            return self._read(modes, factors)
         for mode in sorted(modes, key=self._priority):
             y = self._product(y, mode, factors[mode], buffer=(modes, mode))
         return y
+
+    def _read(self, modes: tuple[int, ...], factors: dict[int, Array]) -> Array:
+        """The same for the tensor itself, read by a kernel, which puts the mode that it contracts in front."""
+        x, (first, *others) = self.problem.x, sorted(modes, key=self._share)
+        rows, out = adjoint(factors[first]), self._rows(first)
+        if first == x.ndim - 1:
+            y = contract_after(rows, x.reshape(-1, x.shape[first]), out)
+        else:
+            y = contract_before(rows, around(x, first), out)
+        order = (first, *(k for k in range(x.ndim) if k != first))
+        y = y.reshape([self.ranks[first], *(x.shape[k] for k in order[1:])])
+        for mode in others:
+            y = self._product(y, order.index(mode), factors[mode], buffer=(modes, mode))
+        return contiguous(namespace(y).permute_dims(y, [order.index(k) for k in range(x.ndim)]))
+
+    def _share(self, mode: int) -> float:
+        """What is left of the tensor; kernels contract the last mode by dot products, at two thirds of the speed."""
+        shape = self.problem.shape
+        return self.ranks[mode] / shape[mode] * (1.5 if mode == len(shape) - 1 else 1)
+
+    def _rows(self, mode: int) -> Array | None:
+        """Room for the tensor with one mode contracted and in front."""
+        x, key = self.problem.x, ("rows", mode)
+        if key not in self._buffers:
+            self._buffers[key] = buffer(x, self.ranks[mode], math.prod(x.shape) // x.shape[mode])
+        return self._buffers[key]
 
     def _priority(self, mode: int) -> float:
         """What is left of the tensor; the first and the last mode are one matrix product, at up to twice the speed."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
-from tensorring._threads import blas_threads
+from tensorring.contract.first_level import threads_for
 from tensorring.decompose._arguments import Caps, Problem, Ranks, checked_modes, checked_ranks, prepare
 from tensorring.decompose._sweeps import Callback, Control, Run, checked_count
 from tensorring.decompose.direct.tucker_hosvd import tucker_hosvd
@@ -139,7 +138,8 @@ def _caps(problem: Problem, ranks: Ranks, modes: tuple[int, ...], init: TuckerTe
 def _fixed(
     control: Control[TuckerTensor], ranks: tuple[int, ...], init: TuckerTensor | str, count: int, rng: Any
 ) -> Run[TuckerTensor]:
-    return control.best_of(starts(lambda: Sweeper(control.problem, ranks), init, count, rng))
+    with threads_for(control.problem.x):
+        return control.best_of(starts(lambda: Sweeper(control.problem, ranks), init, count, rng))
 
 
 def _without_zeros(tensor: TuckerTensor, modes: tuple[int, ...]) -> TuckerTensor:
@@ -173,6 +173,6 @@ def _smallest(
             return control.result(run.state, run, tried)
         error = run.error
     search = RankSearch(problem, run.state, error, modes=modes, caps=caps)
-    with blas_threads(math.prod(problem.shape)):
+    with threads_for(problem.x):
         control.drive(search.sweeps(), run, search=True)
     return control.result(run.state, run, tried + tuple(search.tried))
