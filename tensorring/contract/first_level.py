@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import numpy as np
 from tensorring._array import Array, is_host, namespace
 from tensorring._threads import SMALL, blas_threads, share_out
 
+# Entries of a tensor below which a matrix product is over before a kernel is called.
+_KERNELS_FROM = 2**15
 # The kernels of _kernels.first_level take rows by fives, fours of rows of x, and vectors of 64 bytes.
 _ROWS, _FOURS, _BYTES = 5, 4, 64
 
 
 def uses_kernels(x: Array) -> bool:
-    """True where passes over a tensor run on kernels: large, real, on the host, on processors that they win on."""
-    suits = is_host(x) and x.size >= SMALL and x.dtype.kind == "f" and x.strides[-1] == x.itemsize
+    """True where passes over a tensor run on kernels: not small, real, on the host, on processors that they win on."""
+    suits = is_host(x) and x.size >= _KERNELS_FROM and x.dtype.kind == "f" and x.strides[-1] == x.itemsize
     return bool(suits and _kernels() is not None)
 
 
@@ -50,7 +53,8 @@ def contract_before(rows: Array, x: Array, out: Array | None = None) -> Array:
     if uses_kernels(x) and columns * x.itemsize >= _FOURS * _BYTES:
         padded = _padded(rows)
         whole = _front(out, padded.shape[0], groups * columns)
-        share_out(*_kernels().leading(padded, x, whole.reshape(-1, groups, columns)))
+        kernel, pieces = _kernels().leading(padded, x, whole.reshape(-1, groups, columns))
+        _run(kernel, pieces, x.size)
         return whole[:rank]
     result = _front(out, rank, groups * columns)
     np.matmul(rows, x, out=result.reshape(rank, groups, columns).transpose(1, 0, 2))
@@ -69,10 +73,18 @@ def contract_after(rows: Array, x: Array, out: Array | None = None) -> Array:
     whole[:rank] = rows[:, tail:] @ x[:, tail:].T if tail < columns else 0.0
     whole[rank:] = 0.0
     padded = _padded(rows)  # kernels hold addresses: the array has to outlive them
-    share_out(*_kernels().trailing(padded, x, whole))
+    kernel, pieces = _kernels().trailing(padded, x, whole)
+    _run(kernel, pieces, x.size)
     if done < length:
         np.matmul(rows, x[done:].T, out=whole[:rank, done:])
     return whole[:rank]
+
+
+def _run(kernel: Callable[[int, int], object], pieces: int, entries: int) -> None:
+    if entries < SMALL:
+        kernel(0, pieces)
+    else:
+        share_out(kernel, pieces)
 
 
 def _front(out: Array, rows: int, columns: int) -> Array:
@@ -82,5 +94,8 @@ def _front(out: Array, rows: int, columns: int) -> Array:
 
 def _padded(rows: Array) -> Array:
     """The rows, and rows of zeros up to a multiple of five, in C order."""
-    missing = -rows.shape[0] % _ROWS
-    return np.ascontiguousarray(np.pad(rows, ((0, missing), (0, 0))) if missing else rows)
+    if rows.shape[0] % _ROWS == 0:
+        return np.ascontiguousarray(rows)
+    padded = np.zeros((-(-rows.shape[0] // _ROWS) * _ROWS, rows.shape[1]), dtype=rows.dtype)
+    padded[: rows.shape[0]] = rows
+    return padded

@@ -96,7 +96,7 @@ def test_kernels_give_what_matrix_products_give(rank, shape, dtype, seed) -> Non
     tolerance = 4 * np.finfo(dtype).eps * shape[2]
     flat = x.reshape(-1, shape[2])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(first_level, "SMALL", 0)
+        patch.setattr(first_level, "_KERNELS_FROM", 0)
         assert first_level.uses_kernels(x)
         out[:] = np.nan
         got = first_level.contract_before(v, x, out)

@@ -150,7 +150,7 @@ def test_kernels_and_compression_give_what_plain_sweeps_give(monkeypatch, gaussi
     by_kernels = tg.cp_als(x, rank=4, init=start, stall=0, max_sweeps=5)
     monkeypatch.setattr(core, "COMPRESSED_FROM", 0)
     compressed = tg.cp_als(x, rank=4, stall=1e-10)
-    monkeypatch.setattr(first_level, "SMALL", 2**40)
+    monkeypatch.setattr(first_level, "_KERNELS_FROM", 2**40)
     monkeypatch.setattr(core, "COMPRESSED_FROM", 2**40)
     plain = tg.cp_als(x, rank=4, init=start, stall=0, max_sweeps=5)
     np.testing.assert_allclose(by_kernels.errors, plain.errors, rtol=1e-10)

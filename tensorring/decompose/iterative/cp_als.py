@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tensorring._array import Array, copy
+from tensorring._array import Array, contiguous, copy, namespace
+from tensorring._threads import SMALL
 from tensorring.contract.first_level import threads_for
 from tensorring.decompose._arguments import checked_rank, prepare
 from tensorring.decompose._sweeps import Callback, Control, Start, checked_count
@@ -100,7 +101,11 @@ def cp_als(
     init, count = checked_init(init, problem.x, rank), checked_count(n_starts, "n_starts")
     if is_trivial(problem):
         return trivial(problem)
-    whole = space = CPSpace(problem.x, rank, problem.norm)
+    order = _order(problem.shape)
+    x = contiguous(namespace(problem.x).permute_dims(problem.x, order)) if order else problem.x
+    if isinstance(init, CPTensor) and order:
+        init = CPTensor(init.weights, tuple(init.factors[mode] for mode in order))
+    whole = space = CPSpace(x, rank, problem.norm)
     core = None if isinstance(init, CPTensor) else compressed(problem, rank)
     if core is not None:
         space = CPSpace(core.x, rank, problem.norm, core.bases, core.lost)
@@ -108,10 +113,19 @@ def cp_als(
     with threads_for(problem.x):
         run = control.best_of(begins) if core is None else fit_core(control, begins, core)
         if core is not None and needs_refining(control, run, core.lost):
-            factors = tuple(_rows(u) for u in run.state.expanded())
-            run.state, run.stop = run.state._replace(space=whole, factors=factors), None
-            run = control.drive(sweeps(whole, factors), run)
-        return control.result(normalized(run.state.expanded()), run)
+            begin = tuple(_rows(u) for u in run.state.expanded())
+            run.state, run.stop = run.state._replace(space=whole, factors=begin), None
+            run = control.drive(sweeps(whole, begin), run)
+        factors = run.state.expanded()
+        return control.result(
+            normalized([factors[order.index(mode)] for mode in range(x.ndim)] if order else factors), run
+        )
+
+
+def _order(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The modes of a small tensor, shortest first, for long rows; () where they lie so, and for a large one."""
+    order = tuple(sorted(range(len(shape)), key=lambda mode: shape[mode]))
+    return () if math.prod(shape) >= SMALL or order == tuple(range(len(shape))) else order
 
 
 def _measured(fit: Fit, _: float) -> float:
