@@ -48,7 +48,7 @@ DECOMPOSITIONS = {
     "tt_als": Row(partial(tg.tt_als, max_sweeps=20, rng=0), spread=1e7),
     "tr_als": Row(partial(tg.tr_als, max_sweeps=20, rng=0), spread=1e6),
     "cp_als": Row(
-        lambda x, ranks=3, **options: tg.cp_als(x, rank=ranks, max_sweeps=12, rng=0, **options), keeps=False, spread=1e6
+        lambda x, ranks=3, **options: tg.cp_als(x, rank=ranks, max_sweeps=12, rng=0, **options), keeps=False, spread=1e9
     ),
     "cp_lm": Row(
         lambda x, ranks=3, **options: tg.cp_lm(x, rank=ranks, max_sweeps=4, rng=0, **options), keeps=False, spread=1e6

@@ -245,4 +245,4 @@ def check_backend(
     assert ours.tensor.ranks == theirs.tensor.ranks, f"ranks {theirs.tensor.ranks}, on NumPy {ours.tensor.ranks}"
     # Subspaces move by rounding over the gap at the cut, which decaying spectra keep away from zero.
     difference = float(np.linalg.norm(a - b)) / float(np.linalg.norm(x))
-    assert difference <= spread * eps(dtype), f"{shape} {dtype}: dense results differ by {difference}"
+    assert difference <= min(0.1, spread * eps(dtype)), f"{shape} {dtype}: dense results differ by {difference}"
