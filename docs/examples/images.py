@@ -16,7 +16,10 @@ METHODS: dict[str, Callable[..., tg.Decomposition]] = {
     "tt_svd": tg.tt_svd,
     "tr_svd": tg.tr_svd,
     "tr_reduced_storage": tg.tr_reduced_storage,
+    "tr, refined": partial(tg.tr_reduced_storage, refine=True),
+    "tt_als": tg.tt_als,
     "tucker_hosvd": tg.tucker_hosvd,
+    "tucker_hooi": tg.tucker_hooi,
     "cut_svd, first mode": partial(tg.cut_svd, modes=0),
     "compress": tg.compress,
 }
@@ -48,6 +51,16 @@ def main() -> None:
     print(f"Two sets of images at a prescribed error ({shapes}):\n")
     print(LINE.format("tensor", "method", "ranks", "parameters", "ratio", "asked", "made", "seconds"))
     print("\n".join(lines))
+    fit_terms(tensors["photograph"])
+
+
+def fit_terms(x: np.ndarray) -> None:
+    """Rank-one terms for a photograph, by sweeps that a bar watches."""
+    print("\nThe photograph as a sum of 40 rank-one terms:\n")
+    start = time.perf_counter()
+    result = tg.cp_als(x, rank=40, max_sweeps=100, rng=0, callback=tg.progress("cp_als"))
+    print(result)
+    print(f"  sweeps      {len(result.errors)} in {time.perf_counter() - start:.2f} s")
 
 
 if __name__ == "__main__":

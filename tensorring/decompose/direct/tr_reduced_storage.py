@@ -24,8 +24,9 @@ from tensorring.tensors import Decomposition, TRTensor
 
 # Eigenvalues of a matrix of this side take a tenth of a millisecond: nothing to be saved.
 _SMALL_SIDE = 64
-# Sweeps of a refinement of a tensor of up to a million entries, and of the largest.
-_MOST_SWEEPS, _FEWEST_SWEEPS = 300, 10
+# A refinement takes so many floating-point operations at most, a second or two, and as many sweeps as they allow; what
+# allows only a few, large rings whose normal equations cost more than reading x, is left as it is.
+_FLOPS, _MOST_SWEEPS, _FEWEST_SWEEPS = 5e10, 300, 10
 
 
 def tr_reduced_storage(
@@ -49,6 +50,7 @@ def tr_reduced_storage(
     refine
         Whether to go on from the direct result by alternating least squares: bond after bond is lowered as long as a
         few sweeps bring the ring back within `tol`, measured from the residual. Never costs more, usually a tenth less.
+        Takes a second or two; rings too large for ten sweeps in that time come back as they are: see `tr_als`.
 
     Returns
     -------
@@ -112,15 +114,15 @@ def tr_reduced_storage(
     cores, error = build(starts[plan.shift], plan)
     ring = TRTensor(tuple(cores)).rotate(-plan.shift)
     direct = problem.result(ring, error, tuple(search.best.tried))
-    return _refined(problem, ring, direct, cost or storage) if refine else direct
+    return _shrunk(problem, ring, direct, cost or storage) if refine else direct
 
 
-def _refined(problem: Problem, ring: TRTensor, direct: Decomposition[TRTensor], cost: Cost) -> Decomposition[TRTensor]:
+def _shrunk(problem: Problem, ring: TRTensor, direct: Decomposition[TRTensor], cost: Cost) -> Decomposition[TRTensor]:
     """The winner shrunk by proposals and sweeps; the direct result itself where nothing came of them."""
-    if ring.parameter_count == sum(ring.shape) or not direct.converged:
+    sweeps = min(_MOST_SWEEPS, int(_FLOPS / _flops_of_a_sweep(ring)))
+    if ring.parameter_count == sum(ring.shape) or not direct.converged or sweeps < _FEWEST_SWEEPS:
         return direct
     search = RingSearch(problem, cost, ring.cores, direct.error, tried=list(direct.candidates))
-    sweeps = max(_FEWEST_SWEEPS, min(_MOST_SWEEPS, _MOST_SWEEPS * 2**20 // math.prod(problem.shape)))
     exact = partial(relative_residual, problem)
     control: Control[tuple[Array, ...]] = Control(problem, stall=0, max_sweeps=sweeps, callback=None, exact=exact)
     run = Run(search.cores)
@@ -129,6 +131,15 @@ def _refined(problem: Problem, ring: TRTensor, direct: Decomposition[TRTensor], 
     if cost(ring.shape, ranks_of(run.state)) >= cost(ring.shape, ring.ranks):
         return replace(direct, stop=run.stop) if control.ended and run.stop else direct
     return control.result(TRTensor(run.state), run, tuple(search.tried))
+
+
+def _flops_of_a_sweep(ring: TRTensor) -> float:
+    """Two passes over x against half chains, and the Cholesky factor of the normal equations of every core."""
+    ranks, entries = ring.ranks, math.prod(ring.shape)
+    pairs = [a * b for a, b in zip(ranks, (*ranks[1:], ranks[0]), strict=True)]
+    return 4.0 * max(pairs) * entries + sum(
+        pair**3 / 3 + 4.0 * n * pair**2 for pair, n in zip(pairs, ring.shape, strict=True)
+    )
 
 
 def _affordable(starts: list[Start]) -> int:
