@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from tensorring._array import Array, namespace
-from tensorring._threads import blas_threads
+from tensorring.contract.first_level import threads_for
 from tensorring.decompose._arguments import Problem, checked_ranks, prepare
 from tensorring.decompose._sweeps import Control, Run
 from tensorring.decompose.direct._search import Cost, Pair, Plan, Search, Start, build, storage
@@ -126,7 +126,7 @@ def _shrunk(problem: Problem, ring: TRTensor, direct: Decomposition[TRTensor], c
     exact = partial(relative_residual, problem)
     control: Control[tuple[Array, ...]] = Control(problem, stall=0, max_sweeps=sweeps, callback=None, exact=exact)
     run = Run(search.cores)
-    with blas_threads(math.prod(problem.shape)):
+    with threads_for(problem.x):
         control.drive(itertools.chain(search.shrink(), search.try_random(1, 0)), run, search=True)
     if cost(ring.shape, ranks_of(run.state)) >= cost(ring.shape, ring.ranks):
         return replace(direct, stop=run.stop) if control.ended and run.stop else direct

@@ -26,12 +26,13 @@ def relative_residual(problem: Problem, cores: Sequence[Array], _: float = math.
     return residual_norm(problem.x, cores) / problem.norm
 
 
-def error_from(x: Array, norm: float, fitted: float, cores: Sequence[Array]) -> float:
-    """The relative error of a chain that explains `fitted` of ‖x‖².
+def error_from(x: Array, norm: float, fitted: float, cores: Sequence[Array], terms: float = 0.0) -> float:
+    """The relative error of a chain that explains `fitted` of ‖x‖², a sum of terms up to `terms` in size.
 
-    A difference of norms is noise below √eps; from 30 times that down the residual itself is measured.
+    A difference of norms is noise below √eps, and below more where the terms cancel; from 30 times that down the
+    residual itself is measured.
     """
     squared = 1.0 - fitted / norm**2
-    if squared > 900 * eps(dtype_name(x.dtype)):
+    if squared > eps(dtype_name(x.dtype)) * (900 + 30 * terms / norm**2):
         return math.sqrt(squared)
     return residual_norm(x, cores) / norm

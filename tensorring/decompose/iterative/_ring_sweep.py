@@ -42,7 +42,7 @@ def ring_sweep(x: Array, norm: float, cores: Sequence[Array], *, ridge: float = 
 
     With `ridge` each solution pays ridge·tr(Γ)·‖core‖² too, which keeps small what cancels.
     """
-    done, transfers, fitted = list(cores), Transfers(cores), 0.0
+    done, transfers, fitted, terms = list(cores), Transfers(cores), 0.0, 0.0
     for half in halves(x.shape):
         outside = done[half.hi :] if half.lo == 0 else done[: half.lo]
         parts: Iterable[Part] = first_partial(x, half, outside)
@@ -50,8 +50,8 @@ def ring_sweep(x: Array, norm: float, cores: Sequence[Array], *, ridge: float = 
             update = _Update(x, done, n, half.hi, gram_of(transfers.environment(n)), ridge)
             done[n], parts = update.run(parts)
             transfers.told(n, done[n])
-            fitted = update.fitted
-    return tuple(done), error_from(x, norm, fitted, done)
+            fitted, terms = update.fitted, update.terms
+    return tuple(done), error_from(x, norm, fitted, done, terms)
 
 
 def _ridged(gram: Array, ridge: float) -> Array:
@@ -69,7 +69,7 @@ class _Update:
         self._ridged = _ridged(gram, ridge)
         self._chain = open_chain(cores[n + 1 : stop]) if n + 1 < stop else None
         self._last = n == len(cores) - 1
-        self.fitted = 0.0
+        self.fitted, self.terms = 0.0, 0.0
 
     def run(self, parts: Iterable[Part]) -> tuple[Array, list[Part]]:
         """The core, and the partial of the modes after it."""
@@ -98,12 +98,12 @@ class _Update:
         return contiguous(xp.permute_dims(xp.reshape(solution, (p, s, right.shape[1])), (0, 2, 1)))
 
     def _count(self, solution: Array, right: Array) -> None:
-        """Adds what these rows explain of ‖x‖²: 2·Re⟨G, B⟩ − ⟨G, Γ·G⟩, right for any G."""
-        xp = namespace(solution)
-        explained = 2 * right - as_dtype(
-            self._gram @ as_dtype(solution, dtype_name(self._gram.dtype)), dtype_name(right.dtype)
-        )
+        """Adds what these rows explain of ‖x‖²: 2·Re⟨G, B⟩ − ⟨G, Γ·G⟩, right for any G, and how large that could be."""
+        xp, wide = namespace(solution), as_dtype(solution, dtype_name(self._gram.dtype))
+        explained = 2 * right - as_dtype(self._gram @ wide, dtype_name(right.dtype))
         self.fitted += float(to_host(xp.sum(xp.real(conj(solution) * explained))))
+        size, weight = xp.linalg.vector_norm(wide), abs(xp.linalg.trace(self._gram))
+        self.terms += float(to_host(size)) ** 2 * float(to_host(weight))
 
 
 def subchain_solution(x: Array, cores: Sequence[Array], n: int, rows: slice) -> Array | None:

@@ -27,8 +27,8 @@ Ranks = tuple[int, ...]
 Host = np.ndarray[Any, Any]
 Step = tuple[TuckerTensor, float]
 
-# Boxes up to this far above the squared bound are worth sweeps, and differences of a thousandth decide nothing.
-_REACH, _RESOLUTION = 0.25, 2e-3
+# Boxes up to this far above the squared bound are worth sweeps; how far is found to the second number.
+_REACH, _RESOLUTION = 0.25, 2.5e-4
 # Most proposals are decided, by extrapolation, after three or four sweeps.
 _PATIENCE, _ROUNDS = 25, 4
 # So near the bound, sweeps on x may still find what lies outside the frame.
