@@ -75,7 +75,7 @@ def compute_dtype_name(dtype: Any) -> str:
 
 def as_dtype(x: Array, name: str) -> Array:
     """The array in the dtype of that name; itself where it has it already."""
-    if dtype_name(x.dtype) == name:
+    if dtype_name(x.dtype) == name and getattr(x.dtype, "isnative", True):
         return x
     xp = namespace(x)
     return xp.astype(x, getattr(xp, name))

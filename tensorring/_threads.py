@@ -8,11 +8,13 @@ small tensors go to a pool of their own, BLAS held to one thread.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -39,49 +41,99 @@ def thread_count() -> int:
     return max(1, min([processors, *set_for_blas]))
 
 
-def blas_threads(entries: int, *, kernels: bool = False) -> Any:
+def blas_threads(entries: int, *, kernels: bool = False) -> AbstractContextManager[None]:
     """A context in which BLAS runs on one thread for a small tensor, or where kernels do the large products.
 
     Else NumPy's BLAS runs as it is set, and SciPy's on one thread: wheels bring one each, and after a large product the
     threads of the first still spin while the second solves small systems.
     """
     thread_count()
-    everything = kernels or entries < SMALL
-    return (_controller() if everything else _scipys_own()).limit(limits=1, user_api="blas")
+    return _limits.wanting("one" if kernels or entries < SMALL else "numpy")
 
 
-def all_blas_threads() -> Any:
+def all_blas_threads() -> AbstractContextManager[None]:
     """A context in which BLAS has its threads back: for a stretch of large products among kernels."""
-    return _controller().limit(limits=thread_count(), user_api="blas")
+    return _limits.wanting("all")
 
 
-@functools.cache
-def _scipys_own() -> ThreadpoolController:
-    paths = [info["filepath"] for info in _controller().info() if "scipy.libs" in info["filepath"]]
-    return _controller().select(filepath=paths)
+class _Limits:
+    """What the threads of a process want of BLAS, which has one setting for all: the first in notes it, the last out
+    puts it back, whatever overlaps in between.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted = dict.fromkeys(("one", "numpy", "all"), 0)
+        self._original: list[int] = []
+
+    @contextmanager
+    def wanting(self, what: str) -> Iterator[None]:
+        self._change(what, 1)
+        try:
+            yield
+        finally:
+            self._change(what, -1)
+
+    def _change(self, what: str, by: int) -> None:
+        libraries = [library for library in _controller().lib_controllers if library.user_api == "blas"]
+        with self._lock:
+            if not any(self._wanted.values()):
+                self._original = [library.get_num_threads() for library in libraries]
+            self._wanted[what] += by
+            held = self._wanted["one"] and not self._wanted["all"]
+            for library, original in zip(libraries, self._original, strict=True):
+                scipys = "scipy.libs" in library.filepath and any(self._wanted.values())
+                library.set_num_threads(1 if held or (scipys and not self._wanted["all"]) else original)
+
+
+_limits = _Limits()
 
 
 def share_out(work: Callable[[int, int], object], pieces: int) -> None:
-    """work(first, last) for ranges that cover all pieces, on several threads; returns when all are done."""
-    count = min(pieces, _PIECES * thread_count()) if thread_count() > 1 else 1
-    # Whoever is free takes the next range, the caller too.
-    ranges = pairwise(pieces * k // count for k in range(count + 1))
-    lock = threading.Lock()
+    """work(first, last) for ranges that cover all pieces, on several threads; returns when none is at work any more.
 
-    def take() -> None:
-        while True:
-            with lock:
-                bounds = next(ranges, None)
-            if bounds is None:
-                return
-            work(*bounds)
+    Whoever is free takes the next range, the caller too. Interrupts and errors wait until all have left: pieces may
+    write to memory that is let go of afterwards. Without locks, which an interrupt could leave closed.
+    """
+    count = min(pieces, _PIECES * thread_count()) if thread_count() > 1 else min(pieces, 1)
+    bounds = [(pieces * k // count, pieces * (k + 1) // count) for k in range(count)]
+    turn, stop = itertools.count(), [False]
+    busy = [False] * thread_count()
+    errors: list[BaseException] = []
 
-    helpers = [_pool().submit(take) for _ in range(min(count, thread_count()) - 1)]
+    def take(who: int) -> None:
+        busy[who] = True
+        try:
+            while not stop[0] and (k := next(turn)) < count:
+                work(*bounds[k])
+        except BaseException as error:
+            stop[0] = True
+            errors.append(error)
+        finally:
+            busy[who] = False
+
     try:
-        take()
-    finally:
-        for helper in helpers:
-            helper.result()
+        for who in range(1, min(count, thread_count())):
+            _pool().submit(take, who)
+        take(0)
+    except KeyboardInterrupt as interrupt:
+        errors.append(interrupt)
+    errors += _left(busy, stop)
+    if errors:
+        raise errors[0]
+
+
+def _left(busy: list[bool], stop: list[bool]) -> list[BaseException]:
+    """Waits until nobody is busy; the interrupts that came meanwhile."""
+    interrupts: list[BaseException] = []
+    while True:
+        try:
+            stop[0] = True
+            while any(busy):
+                time.sleep(2e-5)
+            return interrupts
+        except KeyboardInterrupt as interrupt:
+            interrupts.append(interrupt)
 
 
 def each(work: Callable[[int], T], count: int, entries: int) -> list[T]:
@@ -108,10 +160,18 @@ if hasattr(os, "register_at_fork"):  # the child of a fork has the pool, but not
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def in_pool(tasks: Sequence[Callable[[], T]], entries: int) -> tuple[ThreadPoolExecutor | None, list[Future[T]]]:
-    """Tasks started on a pool where the tensor is small and there are several; else none are, and the caller runs."""
-    workers = min(len(tasks), os.cpu_count() or 1)
-    if entries >= SMALL or workers < 2:
-        return None, []
-    pool = ThreadPoolExecutor(workers)
-    return pool, [pool.submit(task) for task in tasks]
+def close_pool(pool: ThreadPoolExecutor) -> bool:
+    """Waits for the tasks at work, through interrupts; whether there was one."""
+    interrupted = False
+    while True:
+        try:
+            pool.shutdown(wait=True, cancel_futures=True)
+            return interrupted
+        except KeyboardInterrupt:
+            interrupted = True
+
+
+def pool_for(tasks: int, entries: int) -> ThreadPoolExecutor | None:
+    """A pool for independent tasks on a small tensor, where there are several; else the caller does them in turn."""
+    workers = min(tasks, thread_count())
+    return ThreadPoolExecutor(workers) if entries < SMALL and workers > 1 else None

@@ -20,7 +20,13 @@ _ROWS, _FOURS, _BYTES = 5, 4, 64
 
 def uses_kernels(x: Array) -> bool:
     """True where passes over a tensor run on kernels: not small, real, on the host, on processors that they win on."""
-    suits = is_host(x) and x.size >= _KERNELS_FROM and x.dtype.kind == "f" and x.strides[-1] == x.itemsize
+    suits = (
+        is_host(x)
+        and x.size >= _KERNELS_FROM
+        and x.dtype.char in "fd"
+        and x.dtype.isnative
+        and x.strides[-1] == x.itemsize
+    )
     return bool(suits and _kernels() is not None)
 
 
@@ -66,7 +72,7 @@ def contract_after(rows: Array, x: Array, out: Array | None = None) -> Array:
     if out is None:
         return rows @ x.T
     rank, (length, columns) = rows.shape[0], x.shape
-    if not (uses_kernels(x) and x.flags.c_contiguous):
+    if not (uses_kernels(x) and x.flags.c_contiguous and length >= _FOURS):
         return np.matmul(rows, x.T, out=_front(out, rank, length))
     whole = _front(out, -(-rank // _ROWS) * _ROWS, length)
     done, tail = length - length % _FOURS, columns - columns % (_BYTES // x.itemsize)

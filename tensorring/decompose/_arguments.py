@@ -180,7 +180,10 @@ def checked_rank(rank: Any) -> int:
     """The rank of a CP: an int of at least 1."""
     if rank is None or isinstance(rank, Sequence) or getattr(rank, "shape", ()) != ():
         raise TypeError(f"got rank={rank!r}; a CP has one rank for all modes, not several ranks: an int of at least 1")
-    return _checked_rank(rank) or 1
+    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or rank < 1:
+        kind = ValueError if isinstance(rank, (int, np.integer)) else TypeError
+        raise kind(f"got rank={rank!r}; the rank of a CP is an int of at least 1")
+    return int(rank)
 
 
 def checked_modes(modes: Any, order: int) -> tuple[int, ...]:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from tensorring._threads import blas_threads, in_pool
+import numpy as np
+
+from tensorring._threads import blas_threads, close_pool, pool_for
 from tensorring.decompose._arguments import Problem
 from tensorring.tensors.low_rank import LowRankTensor
 from tensorring.tensors.result import Candidate, Decomposition, Stop
@@ -122,20 +124,22 @@ class Control(Generic[State]):
 
     def _first_good(self, runs: list[Run[State] | None], tasks: list[Callable[[], None]], entries: int) -> int:
         """Does the tasks; how many of them count: those up to the first that nothing can better."""
-        pool, futures = in_pool(tasks, entries)
+        pool, used = pool_for(len(tasks), entries), len(tasks)
         try:
+            futures = [pool.submit(task) for task in tasks] if pool else []
             for k, task in enumerate(tasks):
                 futures[k].result() if pool else task()
                 if self._ended is None and self._good_enough(runs[k]):
-                    return k + 1
+                    used = k + 1
+                    break
         except KeyboardInterrupt:
             self._ended = Stop.interrupted
         finally:
-            if pool:
-                self._stopping = True
-                pool.shutdown(cancel_futures=True)
-                self._stopping = self.ended
-        return len(tasks)
+            self._stopping = pool is not None
+            if pool and close_pool(pool):
+                self._ended = Stop.interrupted
+            self._stopping = self.ended
+        return len(tasks) if self.ended else used
 
     @property
     def ended(self) -> bool:
@@ -151,9 +155,7 @@ class Control(Generic[State]):
             self._confirm(run)
         except KeyboardInterrupt:
             run.stop, estimated = Stop.interrupted, True
-        close = getattr(self._callback, "close", None)
-        if close is not None:
-            close()
+        self._close()
         stop = run.stop or Stop.stall
         kept = self.problem.keeps(run.error)
         converged = kept if self.problem.tol is not None else stop is Stop.stall
@@ -165,6 +167,12 @@ class Control(Generic[State]):
         return (None if search else self._done(run)) or (
             Stop.max_sweeps if len(run.errors) >= self.max_sweeps else None
         )
+
+    def _close(self) -> None:
+        """Tells a bar that this was all."""
+        close = getattr(self._callback, "close", None)
+        if close is not None:
+            close()
 
     def _done(self, run: Run[State]) -> Stop | None:
         problem, error = self.problem, run.error
@@ -196,14 +204,19 @@ class Control(Generic[State]):
         """Tells who watches; whether that, or another start's watcher, ends the run."""
         with self._lock:
             self._count, self._least = self._count + 1, min(self._least, error)
-            if self._callback is not None and self._ended is None and self._callback(self._count, self._least):
-                self._ended, self._stopping = Stop.budget, True
+            try:
+                if self._callback is not None and not self._stopping and self._callback(self._count, self._least):
+                    self._ended, self._stopping = Stop.budget, True
+            except BaseException:
+                self._stopping = True  # the other starts end too, and ask no more
+                self._close()
+                raise
         return self._ended or (Stop.stall if self._stopping else None)
 
 
 def checked_stall(stall: Any) -> float:
     """The relative change of the error below which sweeps stop, in [0, 1)."""
-    if isinstance(stall, bool) or not isinstance(stall, (int, float)) or not 0 <= stall < 1:
+    if isinstance(stall, bool) or not isinstance(stall, (int, float, np.number)) or not 0 <= stall < 1:
         raise ValueError(
             f"got stall={stall!r}; it is the relative change of the error below which sweeps stop, in [0, 1): 0 never "
             "stops for that reason"

@@ -1,4 +1,4 @@
-"""Trains by alternating least squares: exact on exact data, stationary on noisy data, monotone, less stored by `tol`."""
+"""Trains by alternating least squares: exact on exact data, stationary on noise, monotone, less stored by `tol`."""
 
 import itertools
 import math
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import tensorring as tg
 from tensorring import Stop
 from tensorring._array import eps
+from tensorring.decompose.iterative._train_sweep import right_orthogonal, two_core_sweep
 from tensorring.linalg import error_floor
 from tensorring.testing import check_result, tensors, tolerances
 from tensorring.testing.checks import check_backend
@@ -125,6 +126,17 @@ def test_less_is_stored_on_noise_and_the_candidates_say_so(noise, tol, share, ga
     assert mine
     assert mine[-1].error == pytest.approx(result.error, rel=1e-6)
     assert mine[-1].parameter_count == min(c.parameter_count for c in result.candidates)
+
+
+def test_two_cores_at_a_time_lower_the_ranks_to_the_bound(dtype) -> None:
+    """From a train that holds the noise too: the ranks without it, at an error that the sweep foresaw."""
+    x = noisy((6, 7, 8, 5), (2, 3, 2), dtype)
+    norm = float(np.linalg.norm(x))
+    start = right_orthogonal(tg.tt_svd(x, ranks=(5, 9, 4)).tensor.cores)
+    for bound, ranks in ((0.13, (2, 3, 2)), (0.0, (5, 9, 4))):
+        swept = tg.TTTensor(two_core_sweep(x, start, norm, bound * norm))
+        assert swept.ranks == ranks
+        assert tg.relative_error(x, swept) <= max(bound, tg.relative_error(x, tg.TTTensor(start))) + 100 * eps(dtype)
 
 
 def test_the_form_of_the_result(dtype) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
-from tensorring._array import Array, adjoint, as_dtype, conj, contiguous, dtype_name, namespace, to_host
+from tensorring._array import Array, adjoint, as_dtype, conj, contiguous, dtype_name, eps, namespace, to_host
 from tensorring.contract.chain_tree import (
     Part,
     Transfers,
@@ -28,6 +28,9 @@ Cores = tuple[Array, ...]
 _SMALL = 2**20
 # Cores carry the rounding of many sweeps: directions of a subchain that are this near to it are none.
 _CUTOFF = 100.0
+
+# Squared errors below this share of ‖x‖² are asked whether rounding in cancelling chains could be all they are.
+_CLOSE = 1e-3
 
 
 def ring_sweeps(x: Array, norm: float, cores: Cores, *, ridge: float = 0.0) -> Iterator[tuple[Cores, float]]:
@@ -51,7 +54,16 @@ def ring_sweep(x: Array, norm: float, cores: Sequence[Array], *, ridge: float = 
             done[n], parts = update.run(parts)
             transfers.told(n, done[n])
             fitted, terms = update.fitted, update.terms
+    if norm**2 - fitted < _CLOSE * norm**2:
+        terms = max(terms, _rounded_in_transfers(x, done))
     return tuple(done), error_from(x, norm, fitted, done, terms)
+
+
+def _rounded_in_transfers(x: Array, cores: Sequence[Array]) -> float:
+    """Π‖core‖²: what Gram matrices of cancelling chains are rounded by, in double precision, as a share of x's."""
+    xp = namespace(x)
+    sizes = to_host(xp.stack([xp.linalg.vector_norm(core) for core in cores])).astype("float64")
+    return float((sizes**2).prod()) * eps("float64") / eps(dtype_name(x.dtype))
 
 
 def _ridged(gram: Array, ridge: float) -> Array:

@@ -78,8 +78,8 @@ def cp_als(
     fitted on their Tucker core, and then on x until that stalls too.
 
     Cost of a sweep: two passes over x of 2·Πn·R flops each, 1.5 where the partial result of R/n of x is small; R³ a
-    mode. Memory beyond x: R·(Πn_left + Πn_right) of the balanced split, for 400³ at rank 30 about 0.15 of x. Errors
-    below 30·√eps are measured from the residual, a third pass. Interrupting (Ctrl-C) returns the best so far.
+    mode. Memory beyond x: up to 3·R/n of it, for 400³ at rank 30 about 0.15. Errors below 3e-4 (float32: 1e-2) are
+    measured from the residual, a third pass. Interrupting (Ctrl-C) returns the best so far.
 
     References
     ----------

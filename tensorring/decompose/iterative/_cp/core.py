@@ -45,6 +45,8 @@ def compressed(problem: Problem, rank: int) -> Core | None:
 
 def fit_core(control: Control[State], starts: Sequence[Start[State]], core: Core) -> Run[State]:
     """The best of several starts on the core: to a coarser stall, with half of the sweeps; x is to have its own."""
+    if _is_exact(control, core.lost):
+        return control.best_of(starts, entries=math.prod(core.x.shape))
     stall, max_sweeps = control.stall, control.max_sweeps
     control.stall, control.max_sweeps = max(stall, min(_STALL, 100 * stall)), -(-max_sweeps // 2)
     try:
@@ -56,8 +58,14 @@ def fit_core(control: Control[State], starts: Sequence[Start[State]], core: Core
 
 def needs_refining(control: Control[Any], run: Run[Any], lost: float) -> bool:
     """Whether the fit of a core goes on as one of x: the best subspaces for the fit are not those of x."""
-    exact = lost <= (control.problem.floor / 4 * control.problem.norm) ** 2
-    return not (control.ended or exact or len(run.errors) >= control.max_sweeps or run.stop is Stop.tol)
+    return not (
+        control.ended or _is_exact(control, lost) or len(run.errors) >= control.max_sweeps or run.stop is Stop.tol
+    )
+
+
+def _is_exact(control: Control[Any], lost: float) -> bool:
+    """True where a core is x in other coordinates."""
+    return lost <= (control.problem.floor / 4 * control.problem.norm) ** 2
 
 
 def is_trivial(problem: Problem) -> bool:

@@ -19,7 +19,7 @@ from tensorring._array import (
     namespace,
 )
 from tensorring.contract.residual import product_residual
-from tensorring.contract.tree import khatri_rao_rows, tree
+from tensorring.contract.tree import MultiSweepTree, TwoPassTree, khatri_rao_rows, tree
 from tensorring.contract.unfold import mode_product
 from tensorring.decompose.iterative._cp.acceleration import Anderson
 from tensorring.linalg.solve import ILL_CONDITIONED, least_squares, solve_unit_gram
@@ -29,6 +29,8 @@ from tensorring.linalg.solve import ILL_CONDITIONED, least_squares, solve_unit_g
 _FIRST, _PAUSE = 10, 2
 # ‖x‖² + ‖x̂‖² − 2⟨x, x̂⟩ was seen to be off by up to 2.5·eps of its parts; so often that counts as certain.
 _CERTAIN = 6.0
+# Relative errors below this are measured: as a difference of norms their changes from sweep to sweep are noise.
+_MEASURED = 3e-4
 
 
 class Fit(NamedTuple):
@@ -68,11 +70,15 @@ class CPSpace:
         self._inside = max(0.0, norm**2 - lost)
         self._complex, self._eps = is_complex(x), eps(dtype_name(x.dtype))
         self._double = "complex128" if self._complex else "float64"
-        self._tree = tree(x, rank)
         self._limit = ILL_CONDITIONED
         self._units: list[Array] = []
         self._grams: list[Array] = []
         self._swept: Sequence[Array] | None = None
+
+    @functools.cached_property
+    def _tree(self) -> TwoPassTree | MultiSweepTree:
+        """Made by who sweeps: it holds the buffers."""
+        return tree(self.x, self.rank)
 
     def fresh(self) -> CPSpace:
         """Another one on the same tensor, for another thread."""
@@ -123,7 +129,7 @@ class CPSpace:
         squared = self._inside + _real_sum(gram * weights[:, None] * weights) - 2 * inner
         # What the difference cannot see: rounding of its parts, of which terms that cancel are the largest.
         blur = self._eps * (self._inside + _real_sum(squares))
-        certain = squared <= 900 * blur
+        certain = squared <= max(900 * blur, (_MEASURED * self.norm) ** 2)
         error = self.error(factors) if certain else math.sqrt(squared + self.lost) / self.norm
         certain = certain or blur <= _CERTAIN * self.x.ndim * self._eps * error * self.norm**2
         self._limit = min(ILL_CONDITIONED, (0.03 * error / self._eps) ** 2)

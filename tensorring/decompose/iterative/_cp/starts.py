@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from tensorring._array import Array, as_dtype, dtype_name, is_complex, namespace, to_device
-from tensorring.contract.unfold import around
 from tensorring.decompose.iterative._cp.gevd import gevd
 from tensorring.decompose.iterative._cp.greedy import greedy
-from tensorring.linalg.basis import mode_basis
+from tensorring.decompose.iterative._tucker_vectors import leading
 from tensorring.tensors import CPTensor
 
 NAMES = ("hosvd", "random", "gevd", "greedy")
@@ -63,8 +63,7 @@ def _hosvd(x: Array, rank: int, stream: np.random.Generator) -> Factors:
     """The leading left singular vectors of each unfolding, and random columns where the mode is shorter than R."""
     xp, factors = namespace(x), []
     for mode, n in enumerate(x.shape):
-        columns = mode_basis(around(x, mode), max_error=0.0, norm=1.0, route="gram").vectors
-        columns = columns[:, : min(rank, columns.shape[1])]
+        columns = leading(x, mode, min(rank, n, math.prod(x.shape) // n), exact=False)
         if columns.shape[1] < rank:
             columns = xp.concat([columns, _gaussian(x, n, rank - columns.shape[1], stream)], axis=1)
         factors.append(columns)
