@@ -36,9 +36,12 @@ def _controller() -> ThreadpoolController:
 @functools.cache
 def thread_count() -> int:
     """As many as BLAS was set to use when first asked, and not more than there are processors for this process."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     set_for_blas = [int(info["num_threads"]) for info in _controller().info() if info["user_api"] == "blas"]
-    return max(1, min([processors, *set_for_blas]))
+    return max(1, min([_processors(), *set_for_blas]))
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def blas_threads(entries: int, *, kernels: bool = False) -> AbstractContextManager[None]:
@@ -173,5 +176,5 @@ def close_pool(pool: ThreadPoolExecutor) -> bool:
 
 def pool_for(tasks: int, entries: int) -> ThreadPoolExecutor | None:
     """A pool for independent tasks on a small tensor, where there are several; else the caller does them in turn."""
-    workers = min(tasks, thread_count())
+    workers = min(tasks, _processors())
     return ThreadPoolExecutor(workers) if entries < SMALL and workers > 1 else None

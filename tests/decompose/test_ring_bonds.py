@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tensorring as tg
-from tensorring.decompose.iterative._ring_bonds import bonds
+from tensorring.decompose.iterative._chain.ring_bonds import bonds
 
 
 def test_what_a_bond_is_expected_to_cost_is_exact_for_trains() -> None:

@@ -12,9 +12,9 @@ import tensorring as tg
 from tensorring import Stop
 from tensorring._array import eps
 from tensorring.decompose._arguments import prepare
-from tensorring.decompose.iterative import _ring_sweep
-from tensorring.decompose.iterative._ring_starts import feasible_ranks, random_ring
-from tensorring.decompose.iterative._ring_sweep import ring_sweep, subchain_solution
+from tensorring.decompose.iterative._chain import ring_sweep as module
+from tensorring.decompose.iterative._chain.ring_starts import feasible_ranks, random_ring
+from tensorring.decompose.iterative._chain.ring_sweep import ring_sweep, subchain_solution
 from tensorring.linalg import error_floor
 from tensorring.testing import check_result, tensors, tolerances
 from tensorring.testing.checks import check_backend
@@ -135,7 +135,7 @@ def test_least_squares_on_the_subchain_itself(order, dtype, gaussian) -> None:
 
 def test_large_problems_are_left_to_the_ridge(monkeypatch, gaussian) -> None:
     x, ring = gaussian((6, 7, 8)), tg.random.tr((6, 7, 8), ranks=3, rng=0)
-    monkeypatch.setattr(_ring_sweep, "_SMALL", 10)
+    monkeypatch.setattr(module, "_SMALL", 10)
     assert subchain_solution(x, ring.cores, 0, slice(0, 6)) is None
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tensorring as tg
 from tensorring import Stop
 from tensorring._array import eps
-from tensorring.decompose.iterative._train_sweep import right_orthogonal, two_core_sweep
+from tensorring.decompose.iterative._chain.train_sweep import right_orthogonal, two_core_sweep
 from tensorring.linalg import error_floor
 from tensorring.testing import check_result, tensors, tolerances
 from tensorring.testing.checks import check_backend

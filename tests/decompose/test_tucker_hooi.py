@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import tensorring as tg
 from tensorring import Stop
 from tensorring._array import eps, to_host
-from tensorring.decompose.iterative._tucker_engine import feasible
-from tensorring.decompose.iterative._tucker_vectors import leading
+from tensorring.decompose.iterative._tucker.engine import feasible
+from tensorring.decompose.iterative._tucker.vectors import leading
 from tensorring.decompose.iterative.tucker_hooi import tucker_hooi
 from tensorring.linalg import error_floor
 from tensorring.testing import check_result, tensors, tolerances

@@ -16,9 +16,9 @@ from tensorring.decompose._sweeps import Control, Run
 from tensorring.decompose.direct._search import Cost, Pair, Plan, Search, Start, build, storage
 from tensorring.decompose.direct.tr_svd import splits
 from tensorring.decompose.direct.tt_svd import tt_svd
-from tensorring.decompose.iterative._chain_residual import relative_residual
-from tensorring.decompose.iterative._ring_bonds import ranks_of
-from tensorring.decompose.iterative._ring_search import RingSearch
+from tensorring.decompose.iterative._chain.residual import relative_residual
+from tensorring.decompose.iterative._chain.ring_bonds import ranks_of
+from tensorring.decompose.iterative._chain.ring_search import RingSearch
 from tensorring.linalg.basis import mode_basis
 from tensorring.tensors import Decomposition, TRTensor
 

@@ -14,10 +14,10 @@ from tensorring.decompose._sweeps import Callback, Control, Run, Start, checked_
 from tensorring.decompose.direct._search import storage
 from tensorring.decompose.direct.tr_reduced_storage import tr_reduced_storage
 from tensorring.decompose.direct.tr_svd import tr_svd
-from tensorring.decompose.iterative._chain_residual import relative_residual
-from tensorring.decompose.iterative._ring_search import RingSearch
-from tensorring.decompose.iterative._ring_starts import balanced, chain_of, checked_init, ring_starts
-from tensorring.decompose.iterative._ring_sweep import ring_sweeps
+from tensorring.decompose.iterative._chain.residual import relative_residual
+from tensorring.decompose.iterative._chain.ring_search import RingSearch
+from tensorring.decompose.iterative._chain.ring_starts import balanced, chain_of, checked_init, ring_starts
+from tensorring.decompose.iterative._chain.ring_sweep import ring_sweeps
 from tensorring.tensors import Decomposition, TRTensor, TTTensor
 
 Cores = tuple[Array, ...]

@@ -17,10 +17,10 @@ from tensorring.decompose._arguments import Caps, Problem, Ranks, checked_ranks,
 from tensorring.decompose._sweeps import Callback, Control, Run, Start, checked_count
 from tensorring.decompose.direct._search import storage
 from tensorring.decompose.direct.tt_svd import tt_svd
-from tensorring.decompose.iterative._chain_residual import relative_residual
-from tensorring.decompose.iterative._ring_search import RingSearch
-from tensorring.decompose.iterative._ring_starts import chain_of, checked_init
-from tensorring.decompose.iterative._train_sweep import right_orthogonal, train_sweeps, two_core_sweep
+from tensorring.decompose.iterative._chain.residual import relative_residual
+from tensorring.decompose.iterative._chain.ring_search import RingSearch
+from tensorring.decompose.iterative._chain.ring_starts import chain_of, checked_init
+from tensorring.decompose.iterative._chain.train_sweep import right_orthogonal, train_sweeps, two_core_sweep
 from tensorring.tensors import Decomposition, TTTensor
 
 Cores = tuple[Array, ...]

@@ -9,9 +9,9 @@ from tensorring.contract.first_level import threads_for
 from tensorring.decompose._arguments import Caps, Problem, Ranks, checked_modes, checked_ranks, prepare
 from tensorring.decompose._sweeps import Callback, Control, Run, checked_count
 from tensorring.decompose.direct.tucker_hosvd import tucker_hosvd
-from tensorring.decompose.iterative._tucker_engine import Sweeper, exact_error
-from tensorring.decompose.iterative._tucker_search import RankSearch
-from tensorring.decompose.iterative._tucker_starts import checked_init, fixed_ranks, starts
+from tensorring.decompose.iterative._tucker.engine import Sweeper, exact_error
+from tensorring.decompose.iterative._tucker.rank_search import RankSearch
+from tensorring.decompose.iterative._tucker.starts import checked_init, fixed_ranks, starts
 from tensorring.tensors import Decomposition, Stop, TuckerTensor
 
 

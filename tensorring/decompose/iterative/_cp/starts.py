@@ -12,7 +12,7 @@ import numpy as np
 from tensorring._array import Array, as_dtype, dtype_name, is_complex, namespace, to_device
 from tensorring.decompose.iterative._cp.gevd import gevd
 from tensorring.decompose.iterative._cp.greedy import greedy
-from tensorring.decompose.iterative._tucker_vectors import leading
+from tensorring.decompose.iterative._tucker.vectors import leading
 from tensorring.tensors import CPTensor
 
 NAMES = ("hosvd", "random", "gevd", "greedy")

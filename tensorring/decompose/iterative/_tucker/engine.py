@@ -31,7 +31,7 @@ from tensorring._threads import all_blas_threads
 from tensorring.contract.first_level import buffer, contract_after, contract_before, uses_kernels
 from tensorring.contract.unfold import around, mode_product
 from tensorring.decompose._arguments import Problem, identity
-from tensorring.decompose.iterative._tucker_vectors import leading
+from tensorring.decompose.iterative._tucker.vectors import leading
 from tensorring.linalg.project import residual_norm
 from tensorring.linalg.scale import root_of_sum, squared_parts
 from tensorring.tensors import TuckerTensor

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from tensorring._array import Array, adjoint, conj, contiguous, namespace, to_host
-from tensorring.decompose.iterative._chain_residual import error_from
+from tensorring.decompose.iterative._chain.residual import error_from
 from tensorring.linalg.rank import rank_for
 from tensorring.linalg.scale import root_of_sum, squared_parts
 

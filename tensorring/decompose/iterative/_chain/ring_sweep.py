@@ -18,7 +18,7 @@ from tensorring.contract.chain_tree import (
     project_on_chain,
 )
 from tensorring.contract.unfold import mode_product
-from tensorring.decompose.iterative._chain_residual import error_from
+from tensorring.decompose.iterative._chain.residual import error_from
 from tensorring.linalg.solve import least_squares, solve_gram
 
 Cores = tuple[Array, ...]

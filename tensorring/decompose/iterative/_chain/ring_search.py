@@ -17,10 +17,10 @@ import numpy as np
 from tensorring._array import Array
 from tensorring.contract.unfold import around
 from tensorring.decompose._arguments import Problem
-from tensorring.decompose.iterative._chain_residual import relative_residual
-from tensorring.decompose.iterative._ring_bonds import Bond, bonds, ranks_of
-from tensorring.decompose.iterative._ring_starts import balanced, feasible_ranks, random_ring
-from tensorring.decompose.iterative._ring_sweep import ring_sweep
+from tensorring.decompose.iterative._chain.residual import relative_residual
+from tensorring.decompose.iterative._chain.ring_bonds import Bond, bonds, ranks_of
+from tensorring.decompose.iterative._chain.ring_starts import balanced, feasible_ranks, random_ring
+from tensorring.decompose.iterative._chain.ring_sweep import ring_sweep
 from tensorring.linalg.basis import mode_basis
 from tensorring.tensors import Candidate, TRTensor
 

@@ -11,7 +11,7 @@ from tensorring import random
 from tensorring._array import Array, dtype_name, namespace
 from tensorring.decompose._arguments import Caps, Problem
 from tensorring.decompose._sweeps import Start
-from tensorring.decompose.iterative._tucker_engine import Sweeper, feasible
+from tensorring.decompose.iterative._tucker.engine import Sweeper, feasible
 from tensorring.tensors import TuckerTensor
 
 NAMES = ("hosvd", "random")

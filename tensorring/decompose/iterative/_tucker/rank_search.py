@@ -19,7 +19,7 @@ import numpy as np
 from tensorring._array import Array, adjoint, as_dtype, dtype_name, is_complex, to_device, to_host
 from tensorring.contract.unfold import around, mode_product
 from tensorring.decompose._arguments import Caps, Problem
-from tensorring.decompose.iterative._tucker_engine import Sweeper, exact_error, feasible, residual
+from tensorring.decompose.iterative._tucker.engine import Sweeper, exact_error, feasible, residual
 from tensorring.linalg.basis import mode_basis
 from tensorring.tensors import Candidate, TuckerTensor
 

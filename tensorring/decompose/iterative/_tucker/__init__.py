@@ -1,0 +1,1 @@
+"""What higher-order orthogonal iteration is made of: sweeps, starts, the search for ranks."""
