@@ -40,7 +40,7 @@ def _kernels() -> Any:
     """Imported at the first call on a large tensor, since numba takes a second to load; None where they cannot run."""
     try:
         from tensorring._kernels import first_level
-    except ImportError:
+    except Exception:  # not there, or left half imported by an interrupt: the twins do the same
         return None
     return first_level if first_level.available() else None
 

@@ -208,6 +208,11 @@ def test_small_cases(shape, gaussian) -> None:
         ({"rank": 2, "init": tg.random.cp((3, 4, 5), rank=3, rng=0)}, ValueError, "rank 3"),
         ({"rank": 2, "init": tg.random.cp((3, 4, 5), rank=2, rng=0, dtype="complex128")}, ValueError, "complex init"),
         ({"rank": 2, "n_starts": 0}, ValueError, "n_starts=0"),
+        (
+            {"rank": 1, "init": tg.CPTensor(np.ones(1), (np.full((3, 1), np.nan), np.ones((4, 1)), np.ones((5, 1))))},
+            ValueError,
+            "NaN",
+        ),
     ],
 )
 def test_arguments_out_of_range(options, error, part) -> None:

@@ -211,3 +211,42 @@ def test_the_progress_bar_shows_sweeps_and_error(capsys) -> None:
     assert "fit" in shown
     assert "sweeps" in shown
     assert "error" in shown
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_interrupts_of_large_passes_leave_whole_results(seed) -> None:
+    """Signals at any moment of passes on several threads: the state that comes back is the one reported."""
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals reach the main thread only")
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((90, 80, 70))
+    start = tg.random.cp(x.shape, rank=6, rng=0)
+    tg.cp_als(x, rank=6, init=start, max_sweeps=1)  # loads the kernels: interrupts of an import are Python's own affair
+    for _ in range(8):
+        timer = threading.Timer(0.02 + 0.03 * rng.random(), signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        try:
+            result = tg.cp_als(x, rank=6, init=start, stall=0, max_sweeps=10**6)
+        except KeyboardInterrupt:
+            continue  # before there was anything to lose
+        finally:
+            timer.join()
+        assert result.stop is Stop.interrupted
+        assert result.error == pytest.approx(tg.relative_error(x, result.tensor), rel=1e-12)
+
+
+def test_byte_orders_and_overlapping_limits_change_nothing() -> None:
+    """Files hold big-endian numbers; threads of a user overlap: results agree, and BLAS gets its threads back."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from threadpoolctl import threadpool_info
+
+    def threads():
+        return [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
+
+    x = tg.random.cp((70, 64, 66), rank=2, rng=0).to_dense()
+    before = threads()
+    with ThreadPoolExecutor(4) as pool:
+        errors = list(pool.map(lambda y: tg.cp_als(y, rank=2, init="gevd", rng=0).error, [x, x.astype(">f8")] * 4))
+    assert max(errors) < 1e-13
+    assert threads() == before

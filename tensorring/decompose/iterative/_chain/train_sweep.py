@@ -27,7 +27,7 @@ def train_sweeps(x: Array, norm: float, cores: Cores) -> Iterator[tuple[Cores, f
 
 
 def train_sweep(x: Array, cores: Cores) -> Cores:
-    """Every core the least-squares solution for the others, twice; core 0 last, the others with orthonormal rows."""
+    """Every core the least-squares solution for the others, there and back; core 0 last, the others orthonormal."""
     xp, done, rights = namespace(x), list(cores), _rights(cores, 2)
     partials = [xp.reshape(x, (x.shape[0], -1))]
     for k in range(x.ndim - 1):

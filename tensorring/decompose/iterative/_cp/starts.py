@@ -44,7 +44,9 @@ def checked_init(init: Any, x: Array, rank: int) -> CPTensor | str:
             f"got an init of shape {init.shape} and rank {init.rank} for a tensor of shape {tuple(x.shape)} and "
             f"rank={rank}; the two must agree"
         )
-    namespace(x, *init.arrays)
+    xp = namespace(x, *init.arrays)
+    if not all(bool(xp.all(xp.isfinite(array))) for array in init.arrays):
+        raise ValueError("got an init that holds NaN or inf; sweeps go nowhere from there: replace such entries first")
     if is_complex(init.factors[0]) and not is_complex(x):
         raise ValueError(f"got a complex init for a tensor of dtype {dtype_name(x.dtype)}; make it real first")
     return init
