@@ -94,6 +94,14 @@ def cp_als(
     >>> result = tg.cp_als(x, rank=3, tol=1e-8, n_starts=5, rng=0)
     >>> result.tensor, result.stop.value, result.error < 1e-8
     (CPTensor(shape=(10, 11, 12), ranks=(3,), parameters=102, dtype=float64), 'tol', True)
+
+    Other starts, one of them a result, and a callback that ends the run after the second sweep:
+
+    >>> tg.cp_als(x, rank=3, init="gevd").error < 1e-12
+    True
+    >>> again = tg.cp_als(x, rank=3, init=tg.random.cp(x.shape, rank=3, rng=1), stall=1e-3, max_sweeps=50)
+    >>> tg.cp_als(x, rank=3, init="random", rng=1, callback=lambda sweep, error: sweep == 2).stop.help
+    'The evaluations or the time allowed were used up: allow more, or accept this result.'
     """
     problem = prepare(x, tol=tol)
     rank = min(checked_rank(rank), max(1, math.prod(problem.shape) // max(problem.shape)))

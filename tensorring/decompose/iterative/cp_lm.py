@@ -109,6 +109,13 @@ def cp_lm(
     >>> result = tg.cp_lm(x, rank=4, tol=1e-12, n_starts=5, rng=0)
     >>> result.tensor, result.stop.value, result.error < 1e-12
     (CPTensor(shape=(6, 7, 8), ranks=(4,), parameters=88, dtype=float64), 'tol', True)
+
+    From the result of sweeps, a few steps to all digits:
+
+    >>> start = tg.cp_als(x, rank=4, rng=0, init="random", n_starts=5, tol=1e-2).tensor
+    >>> tg.cp_lm(x, rank=4, init=start, stall=1e-3, max_sweeps=20, callback=print).error < 1e-12  # doctest: +ELLIPSIS
+    1 ...
+    True
     """
     problem = prepare(x, tol=tol)
     rank = min(checked_rank(rank), max(1, math.prod(problem.shape) // max(problem.shape)))

@@ -105,6 +105,13 @@ def tr_als(
     (TRTensor(shape=(7, 8, 9), ranks=(2, 3, 2), parameters=126, dtype=float64), True)
     >>> tg.tr_als(x, tol=1e-6, rng=0).tensor.parameter_count <= tg.tr_svd(x, tol=1e-6).tensor.parameter_count
     True
+
+    Random starts, fewer sweeps, and a result taken further:
+
+    >>> rough = tg.tr_als(x, ranks=(2, 3, 2), init="random", n_starts=3, rng=0, stall=1e-2, max_sweeps=20)
+    >>> fine = tg.tr_als(x, ranks=(2, 3, 2), init=rough.tensor, callback=lambda sweep, error: None)
+    >>> fine.error <= rough.error + 1e-12
+    True
     """
     problem = prepare(x, tol=tol)
     caps = checked_ranks(ranks, problem.tol, len(problem.shape), "the bonds of the ring, one for each mode")

@@ -108,6 +108,13 @@ def tt_als(
     (TTTensor(shape=(8, 9, 10), ranks=(3, 2), parameters=98, dtype=float64), True)
     >>> tg.tt_als(x, tol=0.02).tensor.parameter_count <= tg.tt_svd(x, tol=0.02).tensor.parameter_count
     True
+
+    Random starts, fewer sweeps, and a result taken further:
+
+    >>> rough = tg.tt_als(x, ranks=(3, 2), init="random", n_starts=3, rng=0, stall=1e-2, max_sweeps=20)
+    >>> fine = tg.tt_als(x, ranks=(3, 2), init=rough.tensor, callback=lambda sweep, error: None)
+    >>> fine.error <= rough.error + 1e-12
+    True
     """
     problem = prepare(x, tol=tol)
     caps = checked_ranks(ranks, problem.tol, len(problem.shape) - 1, "the bonds between neighbours")

@@ -108,6 +108,16 @@ def tucker_hooi(
     >>> result = tg.tucker_hooi(x, tol=0.5)
     >>> result.tensor.parameter_count < tg.tucker_hosvd(x, tol=0.5).tensor.parameter_count, result.error <= 0.5
     (True, True)
+
+    Some modes alone, from random factors, watched:
+
+    >>> seen = []
+    >>> result = tg.tucker_hooi(
+    ...     x, ranks=4, modes=(0, 2), init="random", n_starts=2, rng=0, stall=1e-4, max_sweeps=50,
+    ...     callback=lambda sweep, error: seen.append(error),
+    ... )
+    >>> result.tensor.ranks, min(seen) >= result.error - 1e-12
+    ((4, 9, 4), True)
     """
     problem = prepare(x, tol=tol)
     d = len(problem.shape)
