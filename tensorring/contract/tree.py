@@ -1,4 +1,4 @@
-"""Dimension trees: the MTTKRPs of a whole sweep at two passes over the tensor, or at N/(N−1) of one a mode.
+"""Dimension trees: the MTTKRPs of a whole sweep at two passes over the tensor, or at N/(N − 1).
 
 Factors stand rank first, V = Uᵀ (R, n), and so do partial results (R, …): rows are contiguous, the small matrix is on
 the left of every product over x, and the tensor is read in the order in which it lies.
@@ -13,6 +13,7 @@ from tensorring._array import Array, conj, namespace
 from tensorring._threads import SMALL
 from tensorring.contract.first_level import buffer, contract_after, contract_before
 from tensorring.contract.second_level import contract_first, contract_last
+from tensorring.contract.unfold import around
 
 Factors = list[Array]
 # mode, V_mode's MTTKRP (R, n) -> the new V_mode
@@ -66,46 +67,56 @@ class TwoPassTree:
 
 
 class MultiSweepTree:
-    """The MTTKRPs of three modes at one pass for two updates: 1.5 passes a sweep, across sweeps.
+    """The MTTKRPs of N modes at one pass for N − 1 updates: N/(N − 1) passes a sweep, across sweeps.
 
-    x times the factor that was updated last serves the two updates after it (Ma & Solomonik 2020, arXiv 2010.12056).
-    The partial is (R, n, n'): for tensors where that is small against x.
+    x times the factor that was updated last serves the N − 1 updates after it (Ma & Solomonik 2020, arXiv 2010.12056),
+    each by second-level products with the factors of the other modes. The partial is (R, all other modes): for tensors
+    where that is small against x.
     """
-
-    passes = 1.5
 
     def __init__(self, x: Array, rank: int) -> None:
         self.x = x
         self._buffer = buffer(x, rank, math.prod(x.shape) // min(x.shape))
-        self._mode, self._factor, self._partial = -1, None, None
+        self._mode = -1
+        self._factor: Array = None
+        self._partial: Array = None
 
     def sweep(self, factors: Factors, update: Update) -> None:
         """Replaces every factor by update(mode, its MTTKRP), modes in their order."""
-        for mode in range(3):
+        for mode in range(self.x.ndim):
             if self._mode in (-1, mode) or factors[self._mode] is not self._factor:
-                self._contract((mode - 1) % 3, factors)
-            other = 3 - mode - self._mode
-            row = conj(factors[other])
-            n = factors[mode].shape[1]
-            product = contract_last(self._partial, row, n) if other > mode else contract_first(self._partial, row)
-            factors[mode] = update(mode, product)
+                self._contract((mode - 1) % self.x.ndim, factors)
+            factors[mode] = update(mode, self._product(mode, factors))
+
+    def _product(self, mode: int, factors: Factors) -> Array:
+        """The partial with all of its modes contracted but one: those after it first, whose rows are contiguous."""
+        others = [k for k in range(self.x.ndim) if k not in (self._mode, mode)]
+        before, after = ([factors[k] for k in others if (k > mode) is later] for later in (False, True))
+        product = self._partial
+        if after:
+            product = contract_last(
+                product, _conj_rows(after), product.shape[1] // math.prod(v.shape[1] for v in after)
+            )
+        return contract_first(product, _conj_rows(before)) if before else product
 
     def _contract(self, mode: int, factors: Factors) -> None:
         """The partial: x times one factor, with the rank in front."""
-        xp, x, factor = namespace(self.x), self.x, factors[mode]
-        row, (a, b, c) = conj(factor), x.shape
-        if mode == 2:
-            partial = contract_after(row, xp.reshape(x, (a * b, c)), self._buffer)
+        row, view = conj(factors[mode]), around(self.x, mode)
+        if mode == self.x.ndim - 1:
+            partial = contract_after(row, view[:, :, 0], self._buffer)
         else:
-            partial = contract_before(row, x if mode == 1 else xp.reshape(x, (1, a, b * c)), self._buffer)
-        self._mode, self._factor, self._partial = mode, factor, partial
+            partial = contract_before(row, view, self._buffer)
+        self._mode, self._factor, self._partial = mode, factors[mode], partial
 
 
 def tree(x: Array, rank: int) -> TwoPassTree | MultiSweepTree:
     """The cheaper of the two for a tensor of at least two modes."""
     share = rank / min(x.shape)
-    small = math.prod(x.shape) < SMALL
-    return MultiSweepTree(x, rank) if x.ndim == 3 and (share <= _MULTI_SWEEP_SHARE or small) else TwoPassTree(x, rank)
+    # Each of the N − 1 updates reads the partial, which is a share of x.
+    wins = x.ndim / (x.ndim - 1) * (1 + x.ndim * share) < TwoPassTree.passes
+    small = x.ndim == 3 and math.prod(x.shape) < SMALL
+    fits = x.ndim > 2 and share <= _MULTI_SWEEP_SHARE and wins
+    return MultiSweepTree(x, rank) if fits or small else TwoPassTree(x, rank)
 
 
 def _conj_rows(factors: Sequence[Array]) -> Array:

@@ -32,8 +32,6 @@ def test_mttkrp_is_the_unfolding_times_the_khatri_rao_product(shape, dtype, gaus
 @pytest.mark.parametrize("shape", SHAPES)
 def test_trees_follow_the_newest_factors_through_sweeps(kind, shape, dtype, xp, gaussian) -> None:
     """Every factor is replaced by random numbers in each update, so a stale partial result would show."""
-    if kind is MultiSweepTree and len(shape) != 3:
-        pytest.skip("for three modes")
     x, rank = gaussian(shape, dtype), 3
     sweeper = kind(xp.asarray(x), rank)
     current = [xp.asarray(gaussian((rank, n), dtype)) for n in shape]
@@ -59,14 +57,14 @@ def test_a_multi_sweep_tree_notices_factors_replaced_between_sweeps(gaussian) ->
 
 
 def test_passes_over_x(monkeypatch, gaussian) -> None:
-    """At most two a sweep; with the multi-sweep tree three for two sweeps."""
+    """At most two a sweep; with the multi-sweep tree N for N − 1 sweeps."""
     import tensorring.contract.tree as module
 
     passes = []
     for name in ("contract_before", "contract_after"):
         one = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *args, one=one: (passes.append(1), one(*args))[1])
-    for shape, expected in (((4, 5, 6), 6), ((3, 4, 2, 5), 8), ((2, 3, 2, 3, 2), 8)):
+    for shape, expected in (((4, 5, 6), 6), ((3, 4, 2, 5), 8), ((2, 3, 2, 3, 2), 8), ((40, 41, 42, 43), 6)):
         passes.clear()
         sweeper, factors = tree(gaussian(shape), 2), [gaussian((2, n)) for n in shape]
         for _ in range(4):
@@ -78,6 +76,9 @@ def test_large_partials_choose_two_passes() -> None:
     x = np.zeros((64, 64, 64))
     assert isinstance(tree(x, 4), MultiSweepTree)
     assert isinstance(tree(x, 40), TwoPassTree)
+    x = np.zeros((30, 30, 30, 30))
+    assert isinstance(tree(x, 2), MultiSweepTree)
+    assert isinstance(tree(x, 6), TwoPassTree)
 
 
 @pytest.mark.skipif(first_level._kernels() is None, reason="no AVX-512, so the twin runs")
