@@ -16,6 +16,10 @@ from typing import NamedTuple
 from tensorring._array import Array, as_dtype, block_length, conj, is_complex, namespace, slices
 from tensorring.contract.chain import chain_product
 from tensorring.contract.first_level import buffer, contract_after, contract_before
+from tensorring.contract.unfold import around
+
+# A partial that lives from sweep to sweep costs memory, and is read for every update.
+_PARTIAL_SHARE = 0.2
 
 
 class Part(NamedTuple):
@@ -77,6 +81,57 @@ def _rows_of_a_block(x: Array, row_entries: int) -> int:
     """Blocks of some megabytes, and of a twentieth of a large x."""
     entries: int = math.prod(x.shape)
     return max(block_length(x, row_entries), entries // (20 * row_entries))
+
+
+def three_cores(x: Array, cores: Sequence[Array]) -> ThreeCores | None:
+    """The multi-sweep tree of a ring of three, where its partials are at most a fifth of x."""
+    share = max(core.shape[0] * core.shape[2] / core.shape[1] for core in cores)
+    return ThreeCores(x) if len(cores) == 3 and share <= _PARTIAL_SHARE else None
+
+
+class ThreeCores:
+    """What every core of a ring of three is updated from, at one pass over X for two updates, across sweeps.
+
+    X against the core that was updated last is a partial (r·r', n, n') over the other two modes, from which both of
+    their cores follow (the multi-sweep tree of Ma & Solomonik 2020, arXiv 2010.12056). For tensors where that is small.
+    """
+
+    def __init__(self, x: Array) -> None:
+        self._x, self._mode = x, -1
+        self._core: Array = None
+        self._partial: Array = None
+        self._buffer: Array = None
+
+    def product(self, n: int, cores: Sequence[Array]) -> Array:
+        """B[(p, s), i] = Σ of X·conj(the chain of the other two): for core n, (p, i, s)."""
+        if self._mode in (-1, n) or cores[self._mode] is not self._core:
+            self._contract((n - 1) % 3, cores[(n - 1) % 3])
+        other, xp = 3 - n - self._mode, namespace(self._x)
+        (a, _, b), size = cores[self._mode].shape, self._x.shape[n]
+        # Core n and the other one share a bond c. The other one's second bond is a, on the left of the core contracted,
+        # where it follows core n, and else b: that is summed along with its mode.
+        follows = other == (n + 1) % 3
+        rows = xp.permute_dims(conj(cores[other]), (2, 0, 1) if follows else (0, 2, 1))  # (a or b, c, other's mode)
+        rows = rows[:, None, :, :] if follows else rows[None, :, :, :]
+        if other < n:
+            product = rows @ xp.reshape(self._partial, (a, b, -1, size))
+        else:
+            product = rows @ xp.matrix_transpose(xp.reshape(self._partial, (a, b, size, -1)))
+        product = xp.sum(product, axis=0 if follows else 1)  # (b or a, c, i)
+        product = product if follows else xp.permute_dims(product, (1, 0, 2))
+        return xp.reshape(product, (-1, size))
+
+    def _contract(self, mode: int, core: Array) -> None:
+        xp, view = namespace(self._x), around(self._x, mode)
+        rows = xp.reshape(xp.permute_dims(conj(core), (0, 2, 1)), (-1, core.shape[1]))
+        if self._buffer is None or self._buffer.size < rows.shape[0] * math.prod(self._x.shape) // core.shape[1]:
+            self._buffer = buffer(self._x, rows.shape[0], math.prod(self._x.shape) // min(self._x.shape))
+        partial = (
+            contract_after(rows, view[:, :, 0], self._buffer)
+            if mode == 2
+            else contract_before(rows, view, self._buffer)
+        )
+        self._mode, self._core, self._partial = mode, core, partial
 
 
 def project_on_chain(partial: Array, chain: Array | None) -> Array:

@@ -5,6 +5,7 @@ import pytest
 
 import tensorring as tg
 from tensorring.contract.chain_tree import (
+    ThreeCores,
     Transfers,
     contract_core,
     first_partial,
@@ -12,6 +13,7 @@ from tensorring.contract.chain_tree import (
     halves,
     open_chain,
     project_on_chain,
+    three_cores,
 )
 
 CASES = [((5, 6), (2, 3)), ((4, 5, 6), (2, 3, 4)), ((3, 4, 5, 2), (2, 1, 3, 2)), ((2, 3, 2, 3, 4), (3, 2, 1, 2, 2))]
@@ -97,3 +99,46 @@ def test_a_small_bond_in_the_middle_is_where_the_ring_is_opened():
     for n in range(4):
         assert transfers.environment(n).shape == (cores[n].shape[2],) * 2 + (cores[n].shape[0],) * 2
         transfers.told(n, cores[n])
+
+
+def test_the_multi_sweep_tree_of_three_cores(dtype, xp, gaussian) -> None:
+    """Random cores in each update, and all of them between two sweeps: stale partials would show."""
+    shape, ranks = (4, 5, 6), (2, 3, 4)
+    x = gaussian(shape, dtype)
+
+    def drawn(k):
+        return gaussian((ranks[k], shape[k], ranks[(k + 1) % 3]), dtype)
+
+    tree, cores = ThreeCores(xp.asarray(x)), [drawn(k) for k in range(3)]
+    held = [xp.asarray(core) for core in cores]
+    for sweep in range(5):
+        for n in range(3):
+            after, last = (n + 1) % 3, (n + 2) % 3
+            turned = np.transpose(x, (n, after, last))
+            expected = np.einsum("ijk,sjq,qkp->psi", turned, cores[after].conj(), cores[last].conj())
+            got = xp.to_numpy(tree.product(n, held))
+            np.testing.assert_allclose(got, expected.reshape(-1, shape[n]), atol=1e4 * np.finfo(dtype).eps)
+            cores[n] = drawn(n)
+            held[n] = xp.asarray(cores[n])
+        if sweep == 3:
+            cores = [drawn(k) for k in range(3)]
+            held = [xp.asarray(core) for core in cores]
+
+
+def test_the_multi_sweep_tree_reads_x_three_times_in_two_sweeps(monkeypatch, gaussian) -> None:
+    import tensorring.contract.chain_tree as module
+
+    passes = []
+    for name in ("contract_before", "contract_after"):
+        one = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, one=one: (passes.append(1), one(*args))[1])
+    x = gaussian((20, 21, 22))
+    cores = [gaussian((2, n, 2)) for n in x.shape]
+    assert three_cores(gaussian((3, 4, 5, 6)), [gaussian((1, n, 1)) for n in (3, 4, 5, 6)]) is None
+    assert three_cores(x, [gaussian((3, n, 3)) for n in x.shape]) is None  # a partial of 9/20 of x
+    tree = three_cores(x, cores)
+    for _ in range(4):
+        for n in range(3):
+            tree.product(n, cores)
+            cores[n] = gaussian((2, x.shape[n], 2))
+    assert len(passes) == 6

@@ -76,7 +76,8 @@ def tr_als(
 
     Notes
     -----
-    A sweep takes two passes over x, as matrix products with the chain of either half of the modes, in blocks; every
+    A sweep takes two passes over x, as matrix products with the chain of either half of the modes, in blocks, and one
+    and a half where there are three modes and small ranks, r² ≤ n/5, by a tree that lives from sweep to sweep; every
     core is then the least-squares solution for the others, by normal equations from transfer matrices, and where these
     are ill-conditioned from the chain of the other cores itself. Errors of a start never grow, up to rounding times
     the condition number. The search yields the error of the ring accepted, which may grow up to `tol`.

@@ -9,6 +9,7 @@ from functools import partial
 from tensorring._array import Array, adjoint, as_dtype, conj, contiguous, dtype_name, eps, namespace, to_host
 from tensorring.contract.chain_tree import (
     Part,
+    ThreeCores,
     Transfers,
     contract_core,
     first_partial,
@@ -16,6 +17,7 @@ from tensorring.contract.chain_tree import (
     halves,
     open_chain,
     project_on_chain,
+    three_cores,
 )
 from tensorring.contract.unfold import mode_product
 from tensorring.decompose.iterative._chain.residual import error_from
@@ -35,23 +37,32 @@ _CLOSE = 1e-3
 
 def ring_sweeps(x: Array, norm: float, cores: Cores, *, ridge: float = 0.0) -> Iterator[tuple[Cores, float]]:
     """Sweep after sweep, for ever: the cores, which are never written to again, and their relative error."""
+    tree = three_cores(x, cores)
     while True:
-        cores, error = ring_sweep(x, norm, cores, ridge=ridge)
+        cores, error = ring_sweep(x, norm, cores, ridge=ridge, tree=tree)
         yield cores, error
 
 
-def ring_sweep(x: Array, norm: float, cores: Sequence[Array], *, ridge: float = 0.0) -> tuple[Cores, float]:
+def ring_sweep(
+    x: Array, norm: float, cores: Sequence[Array], *, ridge: float = 0.0, tree: ThreeCores | None = None
+) -> tuple[Cores, float]:
     """Every core in turn the least-squares solution for the others, and the relative error after the last.
 
-    With `ridge` each solution pays ridge·tr(Γ)·‖core‖² too, which keeps small what cancels.
+    With `ridge` each solution pays ridge·tr(Γ)·‖core‖² too, which keeps small what cancels. A `tree` that lives from
+    sweep to sweep saves a quarter of the passes over x.
     """
     done, transfers, fitted, terms = list(cores), Transfers(cores), 0.0, 0.0
+    parts: Iterable[Part] = ()
     for half in halves(x.shape):
         outside = done[half.hi :] if half.lo == 0 else done[: half.lo]
-        parts: Iterable[Part] = first_partial(x, half, outside)
+        if tree is None:
+            parts = first_partial(x, half, outside)
         for n in range(half.lo, half.hi):
             update = _Update(x, done, n, half.hi, gram_of(transfers.environment(n)), ridge)
-            done[n], parts = update.run(parts)
+            if tree is None:
+                done[n], parts = update.run(parts)
+            else:
+                done[n] = update.solved(tree.product(n, done), slice(0, x.shape[n]))
             transfers.told(n, done[n])
             fitted, terms = update.fitted, update.terms
     if norm**2 - fitted < _CLOSE * norm**2:
@@ -88,7 +99,7 @@ class _Update:
         xp = namespace(self._x)
         rows, following = [], None
         for part in parts:
-            block = self._solved(part)
+            block = self.solved(project_on_chain(part.partial, self._chain), part.rows)
             rows.append(block)
             if self._chain is not None:
                 more = contract_core(part.partial, block)
@@ -100,9 +111,10 @@ class _Update:
         shape = (following.shape[0], following.shape[1], size, -1)
         return core, [Part(slice(0, size), xp.reshape(following, shape))]
 
-    def _solved(self, part: Part) -> Array:
-        xp, right = namespace(self._x), project_on_chain(part.partial, self._chain)
-        exact = partial(subchain_solution, self._x, self._cores, self._n, part.rows)
+    def solved(self, right: Array, rows: slice) -> Array:
+        """These rows of the core, from the right-hand side of their normal equations."""
+        xp = namespace(self._x)
+        exact = partial(subchain_solution, self._x, self._cores, self._n, rows)
         solution = solve_gram(self._ridged, right, exact)
         if self._last:
             self._count(solution, right)
