@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,10 @@ def _kernels() -> Any:
     """Imported at the first call on a large tensor, since numba takes a second to load; None where they cannot run."""
     try:
         from tensorring._kernels import first_level
-    except Exception:  # not there, or left half imported by an interrupt: the twins do the same
+    except (ImportError, AttributeError) as error:  # not there, or left half imported by an interrupt
+        warnings.warn(
+            f"large tensors are read by BLAS, at half the speed: numba cannot be loaded ({error})", stacklevel=2
+        )
         return None
     return first_level if first_level.available() else None
 

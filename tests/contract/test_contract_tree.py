@@ -110,3 +110,15 @@ def test_kernels_give_what_matrix_products_give(rank, shape, dtype, seed) -> Non
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 def test_kernels_are_for_real_numbers(dtype) -> None:
     assert not first_level.uses_kernels(np.zeros(2**18, dtype=dtype))
+
+
+def test_without_kernels_the_twins_run_and_say_so(monkeypatch, gaussian) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tensorring._kernels.first_level", None)
+    monkeypatch.delattr("tensorring._kernels.first_level", raising=False)
+    monkeypatch.setattr(first_level, "_kernels", first_level._kernels.__wrapped__)
+    x, rows = gaussian((1, 40, 1000)), gaussian((3, 40))
+    with pytest.warns(UserWarning, match="read by BLAS.*numba cannot be loaded"):
+        got = first_level.contract_before(rows, x, first_level.buffer(x, 3, 1000))
+    np.testing.assert_allclose(got, rows @ x[0], atol=1e-12)
