@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import against, direct
+from benchmarks import against, direct, kernels
+
+PAGES = ("kernels", "direct", "peers")
 
 
 def main() -> None:
@@ -15,14 +17,16 @@ def main() -> None:
     parser.add_argument(
         "--only",
         type=lambda text: text.split(","),
-        help=f"pages, direct or peers, which are written; or parts of the second, which are printed: "
+        help=f"pages, {', '.join(PAGES)}, which are written; or parts of peers, which are printed: "
         f"{','.join(against.PARTS)}",
     )
     options = parser.parse_args()
-    wanted = options.only or ["direct", "peers"]
-    parts = [part for part in wanted if part not in ("direct", "peers")]
+    wanted = options.only or list(PAGES)
+    parts = [part for part in wanted if part not in PAGES]
     if unknown := [part for part in parts if part not in against.PARTS]:
-        parser.error(f"got --only {','.join(unknown)}; known are direct, peers, {', '.join(against.PARTS)}")
+        parser.error(f"got --only {','.join(unknown)}; known are {', '.join((*PAGES, *against.PARTS))}")
+    if "kernels" in wanted:
+        kernels.main()
     if "direct" in wanted:
         direct.main(options.data)
     if "peers" in wanted or parts:

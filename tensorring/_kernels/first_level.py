@@ -2,13 +2,13 @@
 
 BLAS packs the large operand before it multiplies, which for 20 to 30 rows costs as much as the product; here it goes
 from memory into registers. On one AVX-512 core twice the speed of OpenBLAS for 200³ to 400³ at ranks 20 to 30
-(docs/benchmarks/peers.md). Kernels release the GIL: callers share the pieces out over threads.
+(docs/benchmarks/kernels.md). Kernels release the GIL: callers share the pieces out over threads.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from llvmlite import binding
@@ -27,58 +27,55 @@ def available() -> bool:
 
 
 @njit(nogil=True, cache=True)
-def _leading(like, size, v, x, x_group, x_row, p, ranks, groups, length, columns, first, last):  # type: ignore[no-untyped-def]
-    width = VECTORS * BYTES // size
+def _leading(like, addresses, strides, sizes, first, last):  # type: ignore[no-untyped-def]
+    (v, x, p), (bytes_, x_group, x_row), (ranks, groups, length, columns) = addresses, strides, sizes
+    width = VECTORS * BYTES // bytes_
     tiles = -(-columns // width)
     for piece in range(first, last):
         group, tile = piece // tiles, piece % tiles
         # The last tile is moved back over columns already done rather than cut short.
         column = min(tile * width, columns - width)
+        from_x = x + (group * x_group + column) * bytes_
         for row in range(0, ranks, ROWS):
-            rows_tile(
-                like,
-                v + row * length * size, length,
-                x + (group * x_group + column) * size, x_row,
-                p + ((row * groups + group) * columns + column) * size, groups * columns,
-                length,
-            )  # fmt: skip
+            to_p = p + ((row * groups + group) * columns + column) * bytes_
+            rows_tile(like, v + row * length * bytes_, length, from_x, x_row, to_p, groups * columns, length)
 
 
 @njit(nogil=True, cache=True)
-def _trailing(like, size, k, x, p, ranks, rows, columns, first, last):  # type: ignore[no-untyped-def]
-    lanes = BYTES // size
-    block = _BLOCK // size
+def _trailing(like, addresses, bytes_, sizes, first, last):  # type: ignore[no-untyped-def]
+    (k, x, p), (ranks, length, columns) = addresses, sizes
+    lanes, block = BYTES // bytes_, _BLOCK // bytes_
     for column in range(0, columns - lanes + 1, block):
         vectors = (min(column + block, columns) - column) // lanes
         for piece in range(first, last):
             a = piece * VECTORS
+            from_x = x + (a * columns + column) * bytes_
             for row in range(0, ranks, ROWS):
-                dots_tile(
-                    like,
-                    k + (row * columns + column) * size, columns,
-                    x + (a * columns + column) * size, columns,
-                    p + (row * rows + a) * size, rows,
-                    vectors,
-                )  # fmt: skip
+                from_k = k + (row * columns + column) * bytes_
+                dots_tile(like, from_k, columns, from_x, columns, p + (row * length + a) * bytes_, length, vectors)
 
 
-Piece = Any  # fn(first, last): does some of the pieces
+Kernel = Callable[[int, int], None]  # does the pieces from the first to before the last
 
 
-def leading(v: np.ndarray, x: np.ndarray, p: np.ndarray) -> tuple[Piece, int]:
+def leading(v: np.ndarray, x: np.ndarray, p: np.ndarray) -> tuple[Kernel, int]:
     """p[r, g, c] = Σ_a v[r, a]·x[g, a, c], as a function of a range of pieces, and their number.
 
     All of one real dtype, v and p in C order, the rows of x too; as many rows in v and p as a multiple of 5, and at
-    least 256 bytes in a row of x.
+    least 256 bytes in a row of x. The arrays have to outlive the function, which holds their addresses.
     """
     groups, length, columns = x.shape
     pieces = groups * -(-columns // (VECTORS * BYTES // x.itemsize))
-    group, row = (stride // x.itemsize for stride in x.strides[:2])
-    arguments = (x.dtype.type(1), x.itemsize, v.ctypes.data, x.ctypes.data, group, row, p.ctypes.data)
-    return functools.partial(_leading, *arguments, v.shape[0], groups, length, columns), pieces
+    strides = (x.itemsize, x.strides[0] // x.itemsize, x.strides[1] // x.itemsize)
+    sizes = (v.shape[0], groups, length, columns)
+    return functools.partial(_leading, x.dtype.type(1), _addresses(v, x, p), strides, sizes), pieces
 
 
-def trailing(k: np.ndarray, x: np.ndarray, p: np.ndarray) -> tuple[Piece, int]:
-    """p[r, a] += Σ_c k[r, c]·x[a, c] over whole vectors of c and whole fours of a, in C order; p comes filled."""
-    arguments = (x.dtype.type(1), x.itemsize, k.ctypes.data, x.ctypes.data, p.ctypes.data)
-    return functools.partial(_trailing, *arguments, k.shape[0], *x.shape), x.shape[0] // VECTORS
+def trailing(k: np.ndarray, x: np.ndarray, p: np.ndarray) -> tuple[Kernel, int]:
+    """p[r, a] += Σ_c k[r, c]·x[a, c] over whole vectors of c and whole fours of a, likewise; x in C order, p filled."""
+    sizes = (k.shape[0], *x.shape)
+    return functools.partial(_trailing, x.dtype.type(1), _addresses(k, x, p), x.itemsize, sizes), x.shape[0] // VECTORS
+
+
+def _addresses(*arrays: np.ndarray) -> tuple[int, ...]:
+    return tuple(array.ctypes.data for array in arrays)
