@@ -343,7 +343,7 @@ def test_a_ring_that_somebody_proposes_is_taken_by_a_search() -> None:
         ({"ranks": 2, "init": tg.random.tr((3, 4, 6), ranks=2, rng=0)}, ValueError, "(3, 4, 6)"),
         ({"ranks": 2, "init": tg.random.tt((3, 4, 6), ranks=2, rng=0)}, ValueError, "(3, 4, 6)"),
         ({"ranks": 2, "init": tg.random.tr((3, 4, 5), ranks=3, rng=0)}, ValueError, "ranks (3, 3, 3)"),
-        ({"ranks": 2, "init": tg.random.tr((3, 4, 5), ranks=2, rng=0, dtype="complex128")}, TypeError, "complex init"),
+        ({"ranks": 2, "init": tg.random.tr((3, 4, 5), ranks=2, rng=0, dtype="complex128")}, ValueError, "complex init"),
         ({"ranks": 2, "n_starts": 0}, ValueError, "n_starts=0"),
         ({"ranks": 2, "n_starts": 1.5}, TypeError, "n_starts=1.5"),
         ({"ranks": 2, "max_sweeps": 0}, ValueError, "max_sweeps=0"),

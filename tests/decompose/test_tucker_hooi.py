@@ -253,7 +253,7 @@ def test_a_start_of_ones_own_and_its_ranks():
     assert further.error <= first.error * (1 + 1e-9)
     assert tucker_hooi(x, tol=0.2, init=first.tensor).tensor.parameter_count <= first.tensor.parameter_count
     for init, error, part in (
-        ("best", ValueError, "hosvd, random"),
+        ("best", ValueError, "'hosvd', 'random'"),
         (3, TypeError, "TuckerTensor"),
         (tg.random.tucker((8, 9, 11), ranks=2, rng=0), ValueError, "shape"),
         (tg.random.tucker((8, 9, 10), ranks=2, rng=0), ValueError, "must agree"),

@@ -12,6 +12,7 @@ import numpy as np
 from tensorring import random
 from tensorring._array import Array, as_dtype, copy, dtype_name, namespace, to_host
 from tensorring.decompose._arguments import Caps, Problem
+from tensorring.decompose._starts import checked_start
 from tensorring.decompose.direct.tr_svd import tr_svd
 from tensorring.tensors import LowRankTensor
 
@@ -44,25 +45,14 @@ def feasible_ranks(shape: Sequence[int], ranks: Sequence[int]) -> tuple[int, ...
 
 def checked_init(init: Any, x: Array, kind: type[LowRankTensor], caps: Caps) -> Any:
     """The start as it was given: a name, or a chain of that kind that fits the tensor and the caps."""
-    if isinstance(init, str):
-        if init not in STARTS:
-            known = ", ".join(repr(name) for name in STARTS)
-            raise ValueError(f"got init={init!r}; starts are {known}, or a {kind.__name__}")
-        return init
-    if not isinstance(init, kind):
-        raise TypeError(f"got init={init!r}; a start is one of the names {STARTS}, or a {kind.__name__}")
-    if init.shape != tuple(x.shape):
-        raise ValueError(f"got init of shape {init.shape} for a tensor of shape {tuple(x.shape)}; the two must agree")
-    if namespace(*init.arrays) is not namespace(x):
-        raise TypeError("got init in another library than x: make its arrays with the library of x")
-    if "complex" in dtype_name(init.dtype) and "complex" not in dtype_name(x.dtype):
-        raise TypeError(f"got a complex init for a tensor of {dtype_name(x.dtype)}; a real tensor needs a real start")
-    ranks = init.ranks
-    if any(cap is not None and rank > cap for rank, cap in zip(ranks, caps, strict=True)):
+    start = checked_start(init, x, kind, STARTS)
+    if isinstance(start, str):
+        return start
+    if any(cap is not None and rank > cap for rank, cap in zip(start.ranks, caps, strict=True)):
         raise ValueError(
-            f"got init of ranks {ranks} under ranks={caps}; a start keeps the caps: raise them, or round it"
+            f"got init of ranks {start.ranks} under ranks={caps}; a start keeps the caps: raise them, or round it"
         )
-    return init
+    return start
 
 
 def chain_of(init: LowRankTensor, problem: Problem) -> Cores:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tensorring._array import Array, as_dtype, dtype_name, is_complex, namespace, to_device
+from tensorring.decompose._starts import checked_start
 from tensorring.decompose.iterative._cp.gevd import gevd
 from tensorring.decompose.iterative._cp.greedy import greedy
 from tensorring.decompose.iterative._tucker.vectors import leading
@@ -34,22 +35,11 @@ def starts(x: Array, rank: int, init: CPTensor | str, n_starts: int, rng: Any) -
 
 
 def checked_init(init: Any, x: Array, rank: int) -> CPTensor | str:
-    """A start by name, or a CP tensor of the shape, rank, library and kind of numbers of what is fitted."""
-    if isinstance(init, str) and init in NAMES:
-        return init
-    if not isinstance(init, CPTensor):
-        raise ValueError(f"got init={init!r}; it is a CPTensor, or one of {', '.join(map(repr, NAMES))}")
-    if init.shape != tuple(x.shape) or init.rank != rank:
-        raise ValueError(
-            f"got an init of shape {init.shape} and rank {init.rank} for a tensor of shape {tuple(x.shape)} and "
-            f"rank={rank}; the two must agree"
-        )
-    xp = namespace(x, *init.arrays)
-    if not all(bool(xp.all(xp.isfinite(array))) for array in init.arrays):
-        raise ValueError("got an init that holds NaN or inf; sweeps go nowhere from there: replace such entries first")
-    if is_complex(init.factors[0]) and not is_complex(x):
-        raise ValueError(f"got a complex init for a tensor of dtype {dtype_name(x.dtype)}; make it real first")
-    return init
+    """A start by name, or a CP tensor that fits the tensor and the rank."""
+    start: CPTensor | str = checked_start(init, x, CPTensor, NAMES)
+    if isinstance(start, CPTensor) and start.rank != rank:
+        raise ValueError(f"got an init of rank {start.rank} and rank={rank}; the two must agree")
+    return start
 
 
 def _given(init: CPTensor, x: Array) -> Factors:

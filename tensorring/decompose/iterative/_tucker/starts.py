@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from tensorring import random
-from tensorring._array import Array, dtype_name, namespace
+from tensorring._array import Array, dtype_name
 from tensorring.decompose._arguments import Caps, Problem
+from tensorring.decompose._starts import checked_start
 from tensorring.decompose._sweeps import Start
 from tensorring.decompose.iterative._tucker.engine import Sweeper, feasible
 from tensorring.tensors import TuckerTensor
@@ -19,23 +20,9 @@ Init = TuckerTensor | str
 
 
 def checked_init(init: Any, problem: Problem) -> Init:
-    """The name of a start, or a Tucker tensor of the shape, dtype and library of x."""
-    if isinstance(init, str):
-        if init not in NAMES:
-            raise ValueError(f"got init={init!r}; the starts are {', '.join(NAMES)}, or a TuckerTensor")
-        return init
-    if not isinstance(init, TuckerTensor):
-        raise TypeError(f"got init={init!r}; it is a TuckerTensor, or one of {', '.join(NAMES)}")
-    if init.shape != problem.shape:
-        raise ValueError(f"got init of shape {init.shape} for a tensor of shape {problem.shape}; the two must agree")
-    if dtype_name(init.dtype) != dtype_name(problem.x.dtype) or namespace(init.core) is not namespace(problem.x):
-        raise ValueError(
-            f"got init of dtype {dtype_name(init.dtype)} for a tensor computed in {dtype_name(problem.x.dtype)}; bring "
-            "it to the library and dtype of the tensor, with init.astype"
-        )
-    if not all(bool(namespace(u).all(namespace(u).isfinite(u))) for u in init.factors):
-        raise ValueError("got an init with NaN or inf in its factors; every entry must be finite")
-    return init
+    """The name of a start, or a Tucker tensor that fits, in the dtype of x."""
+    start: Init = checked_start(init, problem.x, TuckerTensor, NAMES)
+    return start if isinstance(start, str) else start.astype(dtype_name(problem.x.dtype))
 
 
 def fixed_ranks(problem: Problem, caps: Caps, modes: Sequence[int], init: Init) -> tuple[int, ...]:
