@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,13 @@ class Run(Generic[State]):
         return self.errors[-1] if self.errors else math.inf
 
 
+class Limits(NamedTuple):
+    """When sweeps end that reach nothing: the change of the error that counts as none, and their number."""
+
+    stall: float
+    max_sweeps: int
+
+
 class Control(Generic[State]):
     """When sweeps end: the tolerance is kept, the error stalls, sweeps are used up, or somebody says so.
 
@@ -64,13 +71,15 @@ class Control(Generic[State]):
         exact: Callable[[State, float], float],
     ) -> None:
         self.problem, self.exact = problem, exact
-        self.stall, self.max_sweeps = checked_stall(stall), checked_count(max_sweeps, "max_sweeps")
+        self.limits = Limits(checked_stall(stall), checked_count(max_sweeps, "max_sweeps"))
         self._callback = checked_callback(callback)
         self._lock, self._count, self._least = threading.Lock(), 0, math.inf
         self._ended: Stop | None = None
         self._stopping = False
 
-    def drive(self, sweeps: Sweeps[State], run: Run[State], *, search: bool = False) -> Run[State]:
+    def drive(
+        self, sweeps: Sweeps[State], run: Run[State], *, search: bool = False, limits: Limits | None = None
+    ) -> Run[State]:
         """Sweeps until one of the reasons to stop holds; the run keeps the best state.
 
         With `search` the sweeps look for something else than the least error: they end by themselves, and every state
@@ -85,7 +94,7 @@ class Control(Generic[State]):
                     run.stop = end.value or (Stop.tol if search and self.problem.tol is not None else Stop.stall)
                     break
                 self._accept(run, state, error, search)
-                run.stop = self._reported(run.error) or self._verdict(run, search)
+                run.stop = self._reported(run.error) or self._verdict(run, search, limits or self.limits)
         except KeyboardInterrupt:
             run.stop = self._ended = Stop.interrupted
             self._stopping = True
@@ -98,7 +107,9 @@ class Control(Generic[State]):
             run.state, run.exact = state, False
         run.errors.append(error if better else run.error)
 
-    def best_of(self, starts: Sequence[Start[State]], *, entries: int | None = None) -> Run[State]:
+    def best_of(
+        self, starts: Sequence[Start[State]], *, entries: int | None = None, limits: Limits | None = None
+    ) -> Run[State]:
         """The best run of several starts: the first that keeps the tolerance, else the one of least error.
 
         On a pool of threads where the tensor swept over (of so many `entries`; default: all of x) is small. The same
@@ -110,7 +121,7 @@ class Control(Generic[State]):
             if not self._stopping:
                 state, sweeps = starts[k]()
                 runs[k] = run = Run(state)
-                self.drive(sweeps, run)
+                self.drive(sweeps, run, limits=limits)
 
         entries = math.prod(self.problem.shape) if entries is None else entries
         with blas_threads(entries):
@@ -163,10 +174,9 @@ class Control(Generic[State]):
         tensor = self.problem.restored(tensor)
         return Decomposition(tensor, run.error, converged, stop, errors, candidates, estimated)
 
-    def _verdict(self, run: Run[State], search: bool) -> Stop | None:
-        return (None if search else self._done(run)) or (
-            Stop.max_sweeps if len(run.errors) >= self.max_sweeps else None
-        )
+    def _verdict(self, run: Run[State], search: bool, limits: Limits) -> Stop | None:
+        used_up = Stop.max_sweeps if len(run.errors) >= limits.max_sweeps else None
+        return used_up if search else self._done(run, limits.stall) or used_up
 
     def _close(self) -> None:
         """Tells a bar that this was all."""
@@ -174,13 +184,13 @@ class Control(Generic[State]):
         if close is not None:
             close()
 
-    def _done(self, run: Run[State]) -> Stop | None:
+    def _done(self, run: Run[State], stall: float) -> Stop | None:
         problem, error = self.problem, run.error
         if problem.tol is not None and problem.keeps(error) and problem.keeps(self._confirm(run)):
             return Stop.tol
-        if self.stall > 0 and error <= problem.floor / 4:
+        if stall > 0 and error <= problem.floor / 4:
             return Stop.stall
-        if self.stall > 0 and len(run.errors) > 1 and run.errors[-2] - error <= self.stall * run.errors[-2]:
+        if stall > 0 and len(run.errors) > 1 and run.errors[-2] - error <= stall * run.errors[-2]:
             return Stop.stall
         return None
 

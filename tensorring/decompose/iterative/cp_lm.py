@@ -142,13 +142,13 @@ def cp_lm(
     if core is not None and needs_refining(control, run, core.lost):
         whole, factors = Residual(problem.x), run.state.expanded()
         run.state, run.stop = Fit(whole, tuple(factors)), None
-        run = control.drive(_sweeps(problem, whole, factors, control.stall), run)
+        run = control.drive(_sweeps(problem, whole, factors, control.limits.stall), run)
     return control.result(normalized(run.state.expanded()).astype(dtype), run)
 
 
 def _begun(control: Control[Fit], residual: Residual, make: Callable[[], list[Array]]) -> tuple[Fit, Sweeps[Fit]]:
     factors = make()
-    return Fit(residual, tuple(factors)), _sweeps(control.problem, residual, factors, control.stall)
+    return Fit(residual, tuple(factors)), _sweeps(control.problem, residual, factors, control.limits.stall)
 
 
 def _sweeps(problem: Problem, residual: Residual, factors: Sequence[Array], stall: float) -> Sweeps[Fit]:

@@ -146,7 +146,7 @@ def _searched(control: Control[Cores], init: TRTensor | str, count: int, rng: An
     for result in found:
         search.note(result.tensor, result.error)
     phases: list[Iterator[Any]] = [search.try_ring(chain_of(init, problem))] if isinstance(init, TRTensor) else []
-    phases.append(islice(search.shrink(), control.max_sweeps // 2 or 1))
+    phases.append(islice(search.shrink(), control.limits.max_sweeps // 2 or 1))
     phases.append(search.try_random(max(_RANDOM_RINGS, count), 0 if rng is None else rng))
     run = Run(search.cores)
     with threads_for(problem.x):

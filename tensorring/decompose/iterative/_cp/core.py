@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from tensorring._array import Array, namespace
 from tensorring.decompose._arguments import Problem
-from tensorring.decompose._sweeps import Control, Run, Start
+from tensorring.decompose._sweeps import Control, Limits, Run, Start
 from tensorring.decompose.direct.tucker_hosvd import tucker_hosvd
 from tensorring.decompose.iterative._cp.normal import normalized
 from tensorring.tensors import CPTensor, Decomposition, Stop
@@ -47,19 +47,18 @@ def fit_core(control: Control[State], starts: Sequence[Start[State]], core: Core
     """The best of several starts on the core: to a coarser stall, with half of the sweeps; x is to have its own."""
     if _is_exact(control, core.lost):
         return control.best_of(starts, entries=math.prod(core.x.shape))
-    stall, max_sweeps = control.stall, control.max_sweeps
-    control.stall, control.max_sweeps = max(stall, min(_STALL, 100 * stall)), -(-max_sweeps // 2)
-    try:
-        run = control.best_of(starts, entries=math.prod(core.x.shape))
-    finally:
-        control.stall, control.max_sweeps = stall, max_sweeps
-    return run
+    stall, max_sweeps = control.limits
+    limits = Limits(max(stall, min(_STALL, 100 * stall)), -(-max_sweeps // 2))
+    return control.best_of(starts, entries=math.prod(core.x.shape), limits=limits)
 
 
 def needs_refining(control: Control[Any], run: Run[Any], lost: float) -> bool:
     """Whether the fit of a core goes on as one of x: the best subspaces for the fit are not those of x."""
     return not (
-        control.ended or _is_exact(control, lost) or len(run.errors) >= control.max_sweeps or run.stop is Stop.tol
+        control.ended
+        or _is_exact(control, lost)
+        or len(run.errors) >= control.limits.max_sweeps
+        or run.stop is Stop.tol
     )
 
 
