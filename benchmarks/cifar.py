@@ -1,12 +1,14 @@
-"""Pretrained CIFAR ResNets, compressed without any data: parameters, accuracy, latency.
+"""Pretrained CIFAR ResNets, compressed: parameters, accuracy, latency; CP forms at a given ratio, also fine-tuned.
 
 python -m benchmarks.cifar --data DIR [--network resnet20 …] [--tol 0.5 …] [--form tr …] [--minimize macs]
+python -m benchmarks.cifar --data DIR --form cp cp-plain --ratio 4 --fine-tune 3 [--lr 0.002 0.02] [--seeds 0 1 2]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
@@ -15,18 +17,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks import machine, resnet
+from benchmarks import cifar_cp, machine, resnet
 from benchmarks.tables import table, write
 
 FORMS = ("tr", "tt", "tucker", "cut", "auto")
 HEAD = ("network", "form", "tol", "parameters", "ratio", "multiply-adds", "of dense", "accuracy", "dense",
         "ms, batch 1", "dense", "ms, batch 32", "dense")  # fmt: skip
-
-
-@torch.inference_mode()
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """The share of images told right."""
-    return torch.cat([model(batch).argmax(1) for batch in x.split(256)]).eq(y).float().mean().item()
 
 
 @torch.inference_mode()
@@ -46,7 +42,7 @@ def rows(data: Path, network: str, tols: list[float], forms: list[str], minimize
     """One line for each form and tolerance; the test images are looked at once a line, last."""
     dense = resnet.pretrained(data, network)
     x, y = resnet.images(data, "test")
-    score = accuracy(dense, x, y)
+    score = resnet.accuracy(dense, x, y)
     lines = []
     for form, tol in tqdm([(form, tol) for form in forms for tol in tols], desc=network):
         formats = None if form == "auto" else [form]
@@ -57,7 +53,7 @@ def rows(data: Path, network: str, tols: list[float], forms: list[str], minimize
         counts = (f"{after.parameters:,}", f"{before.parameters / after.parameters:.2f}")
         counts += (f"{after.multiply_adds / 1e6:.1f} M", f"{after.multiply_adds / before.multiply_adds:.2f}")
         times = (f"{one[0]:.2f}", f"{one[1]:.2f}", f"{batch[0]:.1f}", f"{batch[1]:.1f}")
-        lines.append((network, form, tol, *counts, f"{accuracy(ours, x, y):.4f}", f"{score:.4f}", *times))
+        lines.append((network, form, tol, *counts, f"{resnet.accuracy(ours, x, y):.4f}", f"{score:.4f}", *times))
     return lines
 
 
@@ -67,11 +63,32 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_sample.npz and the networks")
     parser.add_argument("--network", nargs="+", choices=resnet.BLOCKS, default=["resnet20"])
     parser.add_argument("--tol", nargs="+", type=float, default=[0.5])
-    parser.add_argument("--form", nargs="+", choices=FORMS, default=["tr"])
+    parser.add_argument("--form", nargs="+", choices=(*FORMS, *cifar_cp.FORMS), default=["tr"])
     parser.add_argument("--minimize", choices=("macs", "parameters", "time"), default="macs")
+    parser.add_argument(
+        "--ratio", nargs="+", type=float, help="CP forms: dense parameters over ours in each block kernel"
+    )
+    parser.add_argument(
+        "--allocate", choices=cifar_cp.ALLOCATIONS, default="uniform", help="with --ratio: who gets what"
+    )
+    parser.add_argument("--fine-tune", type=int, default=0, metavar="EPOCHS", help="with --ratio: epochs on the sample")
+    parser.add_argument("--lr", nargs="+", type=float, default=[0.002, 0.02], help="highest learning rates")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--validation", type=float, default=0.0, help="share of the training images held out")
     parser.add_argument("--write", default="", help="name of a page to write under docs/benchmarks")
     options = parser.parse_args()
+    wrong = [form for form in options.form if (form in cifar_cp.FORMS) != bool(options.ratio)]
+    if wrong:
+        parser.error(f"got --form {wrong[0]}; {', '.join(cifar_cp.FORMS)} take --ratio, the others --tol")
     torch.manual_seed(0)
+    text = "\n\n".join(_by_ratio(options) if options.ratio else _by_tolerance(options))
+    if options.write:
+        write(options.write, text)
+    else:
+        print(text)
+
+
+def _by_tolerance(options: argparse.Namespace) -> Iterator[str]:
     lines = [
         line
         for network in options.network
@@ -80,17 +97,32 @@ def main() -> None:
     command = f"python -m benchmarks.cifar --data DIR --network {' '.join(options.network)} --tol " + (
         f"{' '.join(map(str, options.tol))} --form {' '.join(options.form)} --minimize {options.minimize}"
     )
-    text = "\n\n".join((
-        "# Pretrained CIFAR ResNets, compressed without data or fine-tuning",
+    yield "# Pretrained CIFAR ResNets, compressed without data or fine-tuning"
+    yield (
         f"Written by `{command}`. Whole-network parameters; accuracy on 846 test images (one standard error is about a "
-        "point), latency as medians, ours and dense in turn.",
-        machine.describe(("numpy", "torch", "tensorring")),
-        table(HEAD, lines),
-    ))  # fmt: skip
-    if options.write:
-        write(options.write, text)
-    else:
-        print(text)
+        "point), latency as medians, ours and dense in turn."
+    )
+    yield machine.describe(("numpy", "torch", "tensorring"))
+    yield table(HEAD, lines)
+
+
+def _by_ratio(options: argparse.Namespace) -> Iterator[str]:
+    lines = [line for network in options.network for line in cifar_cp.rows(options, network)]
+    command = f"python -m benchmarks.cifar --data DIR --network {' '.join(options.network)} " + (
+        f"--form {' '.join(options.form)} --ratio {' '.join(f'{r:g}' for r in options.ratio)}"
+    )
+    command += f" --allocate {options.allocate}"
+    if options.fine_tune:
+        command += f" --fine-tune {options.fine_tune} --lr {' '.join(f'{lr:g}' for lr in options.lr)}"
+        command += f" --seeds {' '.join(map(str, options.seeds))}"
+    yield "# Pretrained CIFAR ResNets in CP form, without data and after a few epochs"
+    yield (
+        f"Written by `{command}`. The 3 × 3 kernels of the blocks with 1/ratio of their parameters; accuracy on 846 "
+        "test images (one standard error is about a point), after epochs on the 4,660 training images."
+    )
+    yield f"Recipe: {', '.join(f'{name} {value}' for name, value in cifar_cp.RECIPE.items())}; one cycle, last epoch."
+    yield machine.describe(("numpy", "torch", "tensorring"))
+    yield table(cifar_cp.HEAD, lines)
 
 
 if __name__ == "__main__":

@@ -76,3 +76,9 @@ def images(data: Path, part: str) -> tuple[Tensor, Tensor]:
         x = torch.from_numpy(sample[f"{part}_images"]).float() / 255
         y = torch.from_numpy(sample[f"{part}_labels"]).long()
     return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None], y
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """The share of images told right."""
+    return torch.cat([model(batch).argmax(1) for batch in x.split(256)]).eq(y).float().mean().item()

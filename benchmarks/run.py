@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import against, direct, kernels
+from benchmarks import against, degeneracy, direct, kernels
 
-PAGES = ("kernels", "direct", "peers")
+PAGES = ("kernels", "direct", "peers", "degeneracy")
 
 
 def main() -> None:
@@ -29,6 +29,8 @@ def main() -> None:
         kernels.main()
     if "direct" in wanted:
         direct.main(options.data)
+    if "degeneracy" in wanted:
+        degeneracy.main(options.data)
     if "peers" in wanted or parts:
         against.main(() if "peers" in wanted else parts)
 

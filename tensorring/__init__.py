@@ -1,23 +1,36 @@
 """tensorring: tensor decompositions whose error bound is kept."""
 
 from tensorring import random
-from tensorring.algebra import inner, norm, relative_error
+from tensorring.algebra import balance, inner, norm, relative_error
 from tensorring.compress import compress
 from tensorring.decompose import (
+    btd_als,
     cp_als,
     cp_lm,
+    cp_stable,
     cut_svd,
+    stabilize,
     tr_als,
     tr_reduced_storage,
+    tr_stable,
     tr_svd,
     tt_als,
     tt_svd,
     tucker_hooi,
     tucker_hosvd,
 )
+from tensorring.diagnostics import (
+    Degeneracy,
+    FactorMatch,
+    core_consistency,
+    degeneracy,
+    factor_match,
+    sensitivity,
+)
 from tensorring.io import load, save
 from tensorring.progress import progress
 from tensorring.tensors import (
+    BlockTermTensor,
     Candidate,
     CPTensor,
     CutTensor,
@@ -31,15 +44,17 @@ from tensorring.tensors import (
 
 __all__ = [
     # low-rank tensors
-    "CPTensor", "CutTensor", "LowRankTensor", "TRTensor", "TTTensor", "TuckerTensor", "random",
+    "BlockTermTensor", "CPTensor", "CutTensor", "LowRankTensor", "TRTensor", "TTTensor", "TuckerTensor", "random",
     # results
     "Candidate", "Decomposition", "Stop",
     # direct decompositions
     "compress", "cut_svd", "tr_reduced_storage", "tr_svd", "tt_svd", "tucker_hosvd",
     # iterative decompositions
-    "cp_als", "cp_lm", "progress", "tr_als", "tt_als", "tucker_hooi",
+    "btd_als", "cp_als", "cp_lm", "cp_stable", "progress", "stabilize", "tr_als", "tr_stable", "tt_als", "tucker_hooi",
     # with what you have
-    "inner", "norm", "relative_error",
+    "balance", "inner", "norm", "relative_error",
+    # what is wrong with it, if anything is
+    "Degeneracy", "FactorMatch", "core_consistency", "degeneracy", "factor_match", "sensitivity",
     # files
     "load", "save",
 ]  # fmt: skip

@@ -199,7 +199,8 @@ def cholesky_solve(gram: Array, right: Array) -> tuple[Array, float]:
     if info != 0:
         return right, math.inf
     pivots = factor.diagonal().real
-    estimate = float(pivots.max() / pivots.min()) ** 2
+    ratio = float(pivots.max() / pivots.min())
+    estimate = ratio * ratio  # infinite where a power would raise
     if estimate > 1e6:  # pivots see most ill-conditioning; a sharper estimate costs as much as the factorisation
         reciprocal, _ = condition(factor, float(np.abs(gram).sum(axis=0).max()))
         estimate = max(estimate, 1 / reciprocal) if reciprocal > 0 else math.inf
@@ -255,4 +256,5 @@ def _cholesky_solve_standard(gram: Array, right: Array) -> tuple[Array, float]:
     pivots = np.real(pivots)
     if not (np.isfinite(pivots).all() and pivots.min() > 0):
         return right, math.inf
-    return xp.linalg.solve(gram, right), float(pivots.max() / pivots.min()) ** 2
+    ratio = float(pivots.max() / pivots.min())
+    return xp.linalg.solve(gram, right), ratio * ratio

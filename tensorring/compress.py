@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
+from tensorring._array import Array
 from tensorring.decompose import tr_reduced_storage, tt_svd, tucker_hosvd
 from tensorring.decompose._arguments import checked_ranks, checked_tensor, checked_tol
+from tensorring.decompose.stable.cp_stable import smallest_cp
 from tensorring.tensors import Candidate, Decomposition, LowRankTensor, Stop
 
-# The simpler format first: it wins where two store the same.
-_METHODS: dict[str, Callable[..., Decomposition[Any]]] = {
-    "tt": tt_svd,
-    "tucker": tucker_hosvd,
-    "tr": partial(tr_reduced_storage, refine=True),
-}
+# (x, tol, numbers stored by the best so far) -> what a format comes to, or None where that would not be smaller.
+_Method = Callable[[Array, float, float], Decomposition[Any] | None]
+# The search for the rank of a CP is bounded by the flops of the trial of its highest rank.
+_FLOPS, _FLOPS_A_TERM = 5e10, 600
 
 
 def compress(x: Any, *, tol: float, formats: str | Sequence[str] | None = None) -> Decomposition[LowRankTensor]:
-    """‖x − tensor‖ ≤ tol·‖x‖ with the fewest numbers stored: a train, a Tucker tensor or a ring, whichever is smallest.
+    """‖x − tensor‖ ≤ tol·‖x‖ with the fewest numbers stored: a train, a Tucker tensor, a ring or a CP, the smallest.
 
     Parameters
     ----------
@@ -29,16 +29,17 @@ def compress(x: Any, *, tol: float, formats: str | Sequence[str] | None = None) 
     tol
         Relative Frobenius error allowed, in [0, 1).
     formats
-        Which to try: `"tt"`, `"tucker"`, `"tr"` (rings and trains from every mode, refined by
-        alternating least squares, see `tr_reduced_storage`), one name
-        or several. Default: all.
+        Which to try: `"tt"`, `"tucker"`, `"tr"` (rings, and trains from every mode, refined by alternating least
+        squares, see `tr_reduced_storage`), `"cp"` (of the smallest rank found, with terms that do not cancel, see
+        `cp_stable`), one name or several. Default: all.
 
     Returns
     -------
     Decomposition
-        The smallest that keeps `tol`; `.candidates` lists the one that each format came to. Where even that stores more
-        than x itself, it is returned all the same: see `.ratio`. If the user interrupts (KeyboardInterrupt) once a
-        format is done, the best so far comes back, with `.stop` interrupted.
+        The smallest that keeps `tol`; `.candidates` lists the one that each format came to; a CP only if it is the
+        smallest, for its search ends where it could not be. Where even that stores more than x itself, it is returned
+        all the same: see `.ratio`. If the user interrupts (KeyboardInterrupt) once a format is done, the best so far
+        comes back, with `.stop` interrupted.
 
     Raises
     ------
@@ -48,16 +49,17 @@ def compress(x: Any, *, tol: float, formats: str | Sequence[str] | None = None) 
     Notes
     -----
     Costs all methods, one after another; only the best result is held. Most of the time goes into the refinement of the
-    ring, whose sweeps are bounded: leave `"tr"` out of `formats`, or call `tr_reduced_storage` for its direct result,
-    where that is too long.
+    ring and the search for the rank of the CP, whose sweeps are bounded (so that of large tensors only CPs of few terms
+    are tried, unless `formats="cp"` asks for nothing else): leave `"tr"` and `"cp"` out of `formats`, or call
+    `tr_reduced_storage` for its direct result, where that is too long.
 
     Examples
     --------
     >>> import tensorring as tg
-    >>> x = tg.random.tucker((12, 12, 12), ranks=2, rng=0).to_dense()
+    >>> x = tg.random.tucker((12, 12, 12), ranks=3, rng=0).to_dense()
     >>> result = tg.compress(x, tol=1e-8)
     >>> result.tensor
-    TuckerTensor(shape=(12, 12, 12), ranks=(2, 2, 2), parameters=80, dtype=float64)
+    TuckerTensor(shape=(12, 12, 12), ranks=(3, 3, 3), parameters=135, dtype=float64)
     >>> [candidate.format for candidate in result.candidates]
     ['tt', 'tucker', 'tr']
     """
@@ -68,11 +70,13 @@ def compress(x: Any, *, tol: float, formats: str | Sequence[str] | None = None) 
     tried: list[Candidate] = []
     for name in names:
         try:
-            result = _METHODS[name](x, tol=tol)
+            result = _METHODS[name](x, tol, math.inf if best is None else best.tensor.parameter_count)
         except KeyboardInterrupt:
             if best is None:
                 raise
             return replace(best, stop=Stop.interrupted, candidates=tuple(tried))
+        if result is None:
+            continue
         tensor = result.tensor
         tried.append(Candidate(tensor.format, tensor.ranks, tensor.parameter_count, result.error))
         if best is None or tensor.parameter_count < best.tensor.parameter_count:
@@ -81,6 +85,24 @@ def compress(x: Any, *, tol: float, formats: str | Sequence[str] | None = None) 
             return replace(best, stop=Stop.interrupted, candidates=tuple(tried))
     assert best is not None
     return replace(best, candidates=tuple(tried))
+
+
+def _cp(x: Array, tol: float, stored: float) -> Decomposition[Any] | None:
+    """Of fewer numbers than the best so far; alone, whatever it stores."""
+    entries, whole = math.prod(x.shape), math.prod(x.shape) // max(x.shape)
+    if math.isinf(stored):
+        return smallest_cp(x, tol=tol, most=max(1, whole))
+    most = min(whole, (int(stored) - 1) // (1 + sum(x.shape)), int(_FLOPS / (_FLOPS_A_TERM * entries)))
+    return smallest_cp(x, tol=tol, most=most) if most > 0 else None
+
+
+# The simpler format first: it wins where two store the same.
+_METHODS: dict[str, _Method] = {
+    "tt": lambda x, tol, _: tt_svd(x, tol=tol),
+    "tucker": lambda x, tol, _: tucker_hosvd(x, tol=tol),
+    "tr": lambda x, tol, _: tr_reduced_storage(x, tol=tol, refine=True),
+    "cp": _cp,
+}
 
 
 def _checked_formats(formats: Any) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from tensorring._array import FLOATS, Array, dtype_name, to_host
 from tensorring._containers import Arrays, Metadata, decode, encode, write
 from tensorring.tensors import (
+    BlockTermTensor,
     Candidate,
     CPTensor,
     CutTensor,
@@ -150,7 +151,7 @@ def _suffix(path: Path) -> str:
 def _described(tensor: LowRankTensor) -> dict[str, Any]:
     dtypes = [dtype_name(array.dtype) for array in tensor.arrays]
     facts: dict[str, Any] = {"format": tensor.format, "dtypes": dtypes}
-    if isinstance(tensor, CutTensor):
+    if isinstance(tensor, (CutTensor, BlockTermTensor)):
         facts["modes"] = list(tensor.modes)
     return facts
 
@@ -228,6 +229,8 @@ def _tensor(facts: dict[str, Any], arrays: Arrays) -> LowRankTensor:
             return CPTensor(weights, tuple(factors))
         case "tucker", [core, *factors]:
             return TuckerTensor(core, tuple(factors))
+        case "btd", [cores, *factors]:
+            return BlockTermTensor(cores, tuple(factors), tuple(_list(facts, "modes", int)))
         case "cut", [left, right]:
             return CutTensor(left, right, tuple(_list(facts, "modes", int)))
         case name, _:

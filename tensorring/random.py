@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tensorring._array import Array, compute_dtype_name, to_device
-from tensorring.tensors import CPTensor, TRTensor, TTTensor, TuckerTensor
+from tensorring.tensors import BlockTermTensor, CPTensor, TRTensor, TTTensor, TuckerTensor
 
 Seed = Any  # what numpy.random.default_rng takes: None, an int, a Generator, … (SPEC 7)
 
@@ -53,6 +53,30 @@ def tucker(
     draw = _draws(dtype, rng, like)
     core = draw(tuple(ranks), 1.0)
     return TuckerTensor(core, tuple(draw((n, r), 1 / math.sqrt(r)) for n, r in zip(shape, ranks, strict=True)))
+
+
+def btd(
+    shape: Sequence[int],
+    *,
+    terms: int,
+    ranks: int | Sequence[int],
+    dtype: Any = "float64",
+    rng: Seed = None,
+    like: Array = None,
+) -> BlockTermTensor:
+    """A sum of so many Tucker terms of Gaussian cores and Gaussian factors; `ranks` are those of each term.
+
+    Examples
+    --------
+    >>> import tensorring as tg
+    >>> tg.random.btd((4, 5, 6), terms=2, ranks=(2, 2, 1), rng=0)
+    BlockTermTensor(shape=(4, 5, 6), ranks=(2, 2, 2, 1), parameters=56, dtype=float64)
+    """
+    ranks = _ranks(ranks, len(shape))
+    draw = _draws(dtype, rng, like)
+    cores = draw((terms, *ranks), 1 / math.sqrt(terms))
+    factors = [draw((terms, n, r), 1 / math.sqrt(r)) for n, r in zip(shape, ranks, strict=True)]
+    return BlockTermTensor(cores, tuple(factors))
 
 
 def tt(

@@ -47,8 +47,22 @@ DECOMPOSITIONS = {
     "tucker_hooi": Row(partial(tg.tucker_hooi, max_sweeps=20, rng=0), spread=1e6),
     "tt_als": Row(partial(tg.tt_als, max_sweeps=20, rng=0), spread=1e7),
     "tr_als": Row(partial(tg.tr_als, max_sweeps=20, rng=0), spread=1e6),
+    "tr_stable": Row(partial(tg.tr_stable, max_sweeps=20, rng=0), spread=1e9),
     "cp_als": Row(
         lambda x, ranks=3, **options: tg.cp_als(x, rank=ranks, max_sweeps=12, rng=0, **options), keeps=False, spread=1e9
+    ),
+    "cp_stable": Row(partial(tg.cp_stable, rng=0), ranks=False, spread=1e9),
+    "cp_stable at a rank": Row(
+        lambda x, ranks=3, **options: tg.cp_stable(x, rank=ranks, max_sweeps=12, rng=0, **options),
+        keeps=False,
+        spread=1e9,
+    ),
+    "btd_als": Row(
+        lambda x, ranks=2, **options: tg.btd_als(
+            x, terms=min(ranks, 2) if isinstance(ranks, int) else 2, ranks=ranks, max_sweeps=12, rng=0, **options
+        ),
+        keeps=False,
+        spread=1e9,
     ),
     "cp_lm": Row(
         lambda x, ranks=3, **options: tg.cp_lm(x, rank=ranks, max_sweeps=4, rng=0, **options), keeps=False, spread=1e6

@@ -1,16 +1,22 @@
-"""tensorring_torch: layers of PyTorch networks as sequences of smaller plain layers, and whole networks compressed."""
+"""tensorring_torch: layers of PyTorch networks as sequences of smaller plain layers, networks compressed, and trained on."""
 
 from tensorring_torch.checkpoint import load, save
+from tensorring_torch.forms.cp import TuckerCPTensor
 from tensorring_torch.layer import build_layer, decompose_layer, dense_layer
 from tensorring_torch.model import compress
 from tensorring_torch.modules import FoldBond, UnfoldBond
+from tensorring_torch.recipe import Recipe
 from tensorring_torch.report import Compressed, Cost, LayerReport, Report
+from tensorring_torch.sensitivity import sensitivity_penalty
+from tensorring_torch.tuning import Epoch, FineTuned, fine_tune
 
 __all__ = [
     # one layer
-    "build_layer", "decompose_layer", "dense_layer", "FoldBond", "UnfoldBond",
+    "build_layer", "decompose_layer", "dense_layer", "FoldBond", "TuckerCPTensor", "UnfoldBond",
     # a network
     "compress", "Compressed", "Cost", "LayerReport", "Report",
+    # training on
+    "Epoch", "FineTuned", "Recipe", "fine_tune", "sensitivity_penalty",
     # files
     "load", "save",
 ]  # fmt: skip

@@ -9,39 +9,48 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import tensorring as tg
-from tensorring_torch.forms import cut, tr, tucker
-from tensorring_torch.geometry import Call, Calls, Costs, Geometry, Link, Plan
-from tensorring_torch.modules import sequence, stage_weights, to_torch
+from tensorring_torch.forms import btd, cp, cut, tr, tucker
+from tensorring_torch.geometry import Call, Calls, Costs, Geometry, Link, Plan, Size
+from tensorring_torch.modules import Kernel, sequence, stage_weights, to_torch
 
-KERNELS: dict[type[tg.LowRankTensor], Callable[[Any], list[Tensor]]] = {
+KERNELS: dict[type[tg.LowRankTensor], Callable[[Any, Size], list[Kernel]]] = {
     tg.TRTensor: tr.kernels,
     tg.TTTensor: tr.kernels,
     tg.TuckerTensor: tucker.kernels,
     tg.CutTensor: cut.kernels,
+    tg.CPTensor: cp.kernels,
+    cp.TuckerCPTensor: cp.kernels_around_core,
+    tg.BlockTermTensor: btd.kernels,
 }
 FITS: dict[str, Callable[..., list[tg.Decomposition[Any]]]] = {
     "cut": cut.fit,
     "tucker": tucker.fit,
     "tt": tr.fit_train,
     "tr": tr.fit_ring,
+    "cp": cp.fit,
+    "cp4": cp.fit_split,
+    "tucker-cp": cp.fit_core,
+    "btd": btd.fit,
 }
+# What `compress` tries unless told: the direct ones. The others iterate, and their depthwise kernels run slowly.
+DIRECT = ("cut", "tucker", "tt", "tr")
 
 
 @dataclass(frozen=True)
 class Use:
-    """A layer's geometry, its calls in one forward pass, and what is to be small: "macs" or "parameters"."""
+    """A layer's geometry, its calls in one forward pass, and what is to be small: "macs", "parameters" or "time"."""
 
     geometry: Geometry
     calls: Calls
     minimize: str = "macs"
 
     @classmethod
-    def unknown(cls, geometry: Geometry) -> Use:
-        """Few multiply-adds on one large image: what a layer is planned for when its use is not known."""
-        return cls(geometry, (Call(1, geometry.generous_size),))
+    def unknown(cls, geometry: Geometry, minimize: str) -> Use:
+        """One large image: what a layer is planned for when its use is not known."""
+        return cls(geometry, (Call(1, geometry.generous_size),), minimize)
 
     @property
     def dense_plan(self) -> Plan:
@@ -70,11 +79,21 @@ class Chain:
     def of(cls, tensors: Sequence[tg.LowRankTensor], use: Use, *, form: str = "", error: float = math.nan) -> Chain:
         """The cheapest of all ways to merge neighbouring kernels."""
         tensors = _padded(tensors)
-        links = tuple(Link(*kernel.shape) for kernel in _kernels(tensors[0]))
-        form = (form or tensors[0].format) + str(getattr(tensors[0], "modes", ""))
+        links = tuple(kernel.link for kernel in _kernels(tensors[0], use.geometry.kernel))
+        form = form or tensors[0].format
+        if isinstance(tensors[0], tg.CutTensor):
+            form += str(tensors[0].modes)
         plan = Plan(use.geometry, links, len(tensors), form, tensors[0].ranks)
         _, starts = plan.cheapest(use.calls, use.minimize)
         return cls(tuple(tensors), plan.merged(starts), starts, error)
+
+    @property
+    def degeneracy(self) -> float | None:
+        """How far terms cancel, ‖λ‖/‖x̂‖ in the worst of the tensors; None for formats in which nothing can."""
+        found = [getattr(tensor, "cp", tensor) for tensor in self.tensors]
+        if not isinstance(found[0], (tg.CPTensor, tg.TRTensor, tg.TTTensor)):
+            return None
+        return max(float(tg.degeneracy(tensor).norm_ratio) for tensor in found)
 
     @torch.inference_mode(False)  # parameters made in inference mode could never be trained
     @torch.no_grad()
@@ -83,7 +102,7 @@ class Chain:
         # Merged in the longer of the two dtypes, and rounded once.
         dtype = torch.promote_types(to_torch(self.tensors[0].arrays[0]).dtype, like.weight.dtype)
         tensors = [tensor.astype(str(dtype).removeprefix("torch.")) for tensor in self.tensors]
-        weights = stage_weights([_kernels(tensor) for tensor in tensors], self.starts)
+        weights = stage_weights([_kernels(tensor, self.plan.geometry.kernel) for tensor in tensors], self.starts)
         trained = like.weight.requires_grad
         # A 1×1 kernel is contiguous in either memory format; torch would read channels_last into the wrong strides,
         # compute in it, and every fold would be a copy.
@@ -115,8 +134,8 @@ def _joint_error(errors: Sequence[float], parts: Sequence[np.ndarray]) -> float:
     return math.hypot(*(e * n for e, n in zip(errors, norms, strict=True))) / (math.hypot(*norms) or 1.0)
 
 
-def _kernels(tensor: tg.LowRankTensor) -> list[Tensor]:
-    return next(kernels for kind, kernels in KERNELS.items() if isinstance(tensor, kind))(tensor)
+def _kernels(tensor: tg.LowRankTensor, size: Size) -> list[Kernel]:
+    return next(kernels for kind, kernels in KERNELS.items() if isinstance(tensor, kind))(tensor, size)
 
 
 def _padded(tensors: Sequence[tg.LowRankTensor]) -> list[tg.LowRankTensor]:

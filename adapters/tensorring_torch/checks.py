@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from numbers import Real
 from typing import Any
@@ -12,9 +13,12 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 import tensorring as tg
+from tensorring_torch.forms.cp import TuckerCPTensor
 from tensorring_torch.geometry import Geometry
 
-FORMATS = (tg.TRTensor, tg.TTTensor, tg.TuckerTensor, tg.CutTensor)
+FORMATS = (tg.TRTensor, tg.TTTensor, tg.TuckerTensor, tg.CutTensor, tg.CPTensor, TuckerCPTensor, tg.BlockTermTensor)
+# Those in which height and width may be one mode.
+MERGED = (tg.CPTensor, TuckerCPTensor, tg.BlockTermTensor)
 
 
 def obstacle(layer: nn.Module) -> str | None:
@@ -61,14 +65,14 @@ def checked_tensors(tensor: Any, like: nn.Conv2d) -> tuple[tg.LowRankTensor, ...
     tensors = (tensor,) if one else tuple(tensor)
     for part in tensors:
         _check_tensor(part, like.weight)
-    if len(tensors) == 1 and tensors[0].shape == geometry.weight_shape:
+    if len(tensors) == 1 and _fits(tensors[0], geometry.weight_shape):
         return tensors
     shape = geometry.one_group().weight_shape
-    if one or len(tensors) != geometry.groups or any(part.shape != shape for part in tensors):
+    if one or len(tensors) != geometry.groups or not all(_fits(part, shape) for part in tensors):
         got = [part.shape for part in tensors]
         each = f", or {geometry.groups} tensors of shape {shape}" if geometry.groups > 1 else ""
         raise ValueError(f"got the shape {got[0] if one else got}; the layer needs {geometry.weight_shape}{each}")
-    kinds = {(type(part), getattr(part, "modes", None)) for part in tensors}
+    kinds = {(type(part), part.ndim, getattr(part, "modes", None)) for part in tensors}
     if len(kinds) > 1:
         raise ValueError(f"got {sorted(repr(part) for part in tensors)}; the groups of a layer need one format for all")
     return tensors
@@ -84,6 +88,12 @@ def _check_tensor(tensor: Any, weight: Tensor) -> None:
             f"got a tensor of {tensor.dtype} for a layer of {weight.dtype}; imaginary parts are not dropped silently: "
             "decompose the real part"
         )
+
+
+def _fits(tensor: tg.LowRankTensor, shape: tuple[int, ...]) -> bool:
+    """Whether it has the shape of a weight; for CP and block terms also with height and width as one mode."""
+    merged = (*shape[:2], math.prod(shape[2:]))
+    return tensor.shape == shape or (isinstance(tensor, MERGED) and tensor.shape == merged)
 
 
 def check_formats(names: Sequence[Any], known: Sequence[str]) -> None:
@@ -110,6 +120,11 @@ def check_request(tol: Any, minimize: Any) -> None:
         raise TypeError(f"got tol={tol!r}; it is a number in [0, 1): the relative error allowed for each layer")
     if not 0 <= float(tol) < 1:
         raise ValueError(f"got tol={tol!r}; the relative error allowed lies in [0, 1)")
+    check_minimize(minimize)
+
+
+def check_minimize(minimize: Any) -> None:
+    """ValueError unless it is something that plans are compared by."""
     if minimize not in ("macs", "parameters", "time"):
         raise ValueError(f"got minimize={minimize!r}; known are 'macs', 'parameters' and 'time'")
 

@@ -121,17 +121,29 @@ class Link(NamedTuple):
     """The shape of one kernel in a chain.
 
     Channels that the next kernel does not take ride along, as its batch. So the outputs of a kernel and the inputs of
-    the next need not be equal: one is a multiple of the other.
+    the next need not be equal: one is a multiple of the other. A kernel with groups (depthwise: as many as channels)
+    takes all channels, and stands beside kernels of as many groups or of one.
     """
 
     outputs: int
     inputs: int
     height: int = 1
     width: int = 1
+    groups: int = 1
+
+    @property
+    def entries(self) -> int:
+        """The entries of the kernel."""
+        return self.outputs * (self.inputs // self.groups) * self.height * self.width
 
     def then(self, following: Link) -> Link:
-        """The shape of the two kernels merged into one; ValueError where neither takes a multiple of the other."""
+        """The shape of the two kernels merged into one; ValueError where that is no kernel of such a shape."""
         size = (self.height * following.height, self.width * following.width)
+        fewer, more = sorted((self.groups, following.groups))
+        if more > 1:
+            if self.outputs == following.inputs and fewer in (1, more):
+                return Link(following.outputs, self.inputs, *size, fewer)
+            raise ValueError(f"got {self} before {following}: kernels with groups take the channels as they come")
         riders, rest = divmod(self.outputs, following.inputs)
         if not rest:
             return Link(riders * following.outputs, self.inputs, *size)
@@ -178,10 +190,13 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.links or self.blocks not in (1, self.geometry.groups):
             raise ValueError(f"got {self.blocks} blocks of links {self.links} for {self.geometry.groups} groups")
+        split = all(link.outputs % link.groups == link.inputs % link.groups == 0 for link in self.links)
+        if not split or self.links[-1].groups > 1:
+            raise ValueError(f"got the links {self.links}: groups split the channels evenly, and the last has one")
         whole = reduce(Link.then, self.links)
         outputs, *rest = self.geometry.weight_shape
-        once = all(s in (1, k) for link in self.links for s, k in zip(link[2:], self.geometry.kernel, strict=True))
-        if not once or whole != (outputs // self.blocks, *rest):
+        once = all(s in (1, k) for link in self.links for s, k in zip(link[2:4], self.geometry.kernel, strict=True))
+        if not once or whole != Link(outputs // self.blocks, *rest):
             raise ValueError(f"got the links {self.links}: together {whole}, but the weight is {(outputs, *rest)}")
 
     @property
@@ -196,7 +211,7 @@ class Plan:
         channels = self.geometry.in_channels
         for k, link in enumerate(self.links):
             last = k == len(self.links) - 1
-            groups, riders = self.blocks, channels // (self.blocks * link.inputs)
+            groups, riders = self.blocks * link.groups, channels // (self.blocks * link.inputs)
             ends = (self.blocks * link.inputs, self.blocks * link.outputs)
             if last:
                 groups, riders, ends = self.geometry.groups, 1, (channels, self.geometry.out_channels)
@@ -224,10 +239,12 @@ class Plan:
             height, width = height * link.height, width * link.width
             # Before the last link whatever it does not take rides along; the last has outputs for each group alone.
             copies = channels // link.inputs if k < len(links) else self.blocks
-            work += copies * math.prod(link) * places[height, width]
-            storage += self.blocks * math.prod(link)
+            work += copies * link.entries * places[height, width]
+            storage += self.blocks * link.entries
             channels = copies * link.outputs if k < len(links) else self.geometry.out_channels
-            full = _up(link.outputs) * _up(link.inputs) * link.height * link.width
+            # In depthwise kernels the lanes lie along the outputs alone.
+            taken = _up(link.inputs) if link.groups == 1 else link.inputs // link.groups
+            full = _up(link.outputs) * taken * link.height * link.width
             time += (MOVE * channels + copies * full) * places[height, width]
         first = {"macs": work, "parameters": storage, "time": time}[minimize]
         return (first, work, storage, len(links))

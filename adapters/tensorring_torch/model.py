@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tensorring_torch.chain import FITS, Chain, Use, fitted
+from tensorring_torch.chain import DIRECT, FITS, Chain, Use, fitted
 from tensorring_torch.checks import check_formats, check_model, check_request, host_weight, is_quantised, obstacle
 from tensorring_torch.geometry import Geometry
 from tensorring_torch.layer import plan_of
@@ -46,7 +46,8 @@ def compress(
         counts the numbers which each layer reads and writes, and channels in the groups of 16 that processors work on.
         The fewest multiply-adds are often not the fastest: each further layer moves the image once more.
     formats
-        Some of "cut", "tucker", "tt", "tr"; all by default.
+        Some of those of `decompose_layer`; by default "cut", "tucker", "tt", "tr". The CP forms store least, but are
+        searched by iteration, for seconds to minutes a layer, and run slowly on processors where channels are few.
     callback
         `callback(done, total, name)` after each convolution.
 
@@ -82,7 +83,7 @@ def compress(
     """
     check_model(model)
     check_request(tol, minimize)
-    formats = tuple(FITS) if formats is None else ((formats,) if isinstance(formats, str) else tuple(formats))
+    formats = DIRECT if formats is None else ((formats,) if isinstance(formats, str) else tuple(formats))
     check_formats(formats, list(FITS))
     request = _Request(tol, minimize, formats)
     shapes = input_shapes(model, example_input)
@@ -124,7 +125,8 @@ class _Request:
             return None, LayerReport(name, "dense", (), before, before, reason=reason)
         fewer = use.dense_plan.parameters - chain.plan.parameters
         after = Cost(before.parameters - fewer, chain.plan.multiply_adds(use.calls))
-        return chain, LayerReport(name, chain.plan.form, chain.plan.ranks, before, after, chain.error)
+        plan = chain.plan
+        return chain, LayerReport(name, plan.form, plan.ranks, before, after, chain.error, degeneracy=chain.degeneracy)
 
     def _best(self, name: str, layer: nn.Conv2d, use: Use, *, unbatched: bool) -> Chain | None:
         """The cheapest chain of all formats, if it is cheaper than the layer."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.utils.dlpack
 from torch import Tensor, nn
 
-from tensorring_torch.geometry import Geometry, Plan
+from tensorring_torch.geometry import Geometry, Link, Plan
 
 
 class FoldBond(nn.Module):
@@ -133,31 +133,57 @@ def _layers(plan: Plan, weights: Sequence[nn.Parameter], bias: nn.Parameter | No
         yield convolution(stage.conv, weight, bias if k == len(weights) - 1 else None)
 
 
-def stage_weights(chains: Sequence[Sequence[Tensor]], starts: Sequence[int]) -> list[Tensor]:
+class Kernel(NamedTuple):
+    """A kernel of a chain, laid out as torch does: (outputs, inputs/groups, h, w)."""
+
+    weight: Tensor
+    groups: int = 1
+
+    @property
+    def link(self) -> Link:
+        """Its shape."""
+        outputs, inputs, *size = self.weight.shape
+        return Link(outputs, self.groups * inputs, size[0], size[1], self.groups)
+
+
+def stage_weights(chains: Sequence[Sequence[Kernel]], starts: Sequence[int]) -> list[Tensor]:
     """The weights of a plan's stages: in the chain of each block the kernels merged, then the blocks stacked."""
     runs = list(pairwise((*starts, len(chains[0]))))
-    return [torch.cat([reduce(compose, chain[a:b]) for chain in chains]) for a, b in runs]
+    return [torch.cat([reduce(compose, chain[a:b]).weight for chain in chains]) for a, b in runs]
+
+
+def block_kernels(plan: Plan, weights: Sequence[Tensor]) -> list[list[Kernel]]:
+    """The weights of a plan's stages as the chains of kernels that they are, one for each block."""
+    groups = [link.groups for link in plan.links]
+    blocks = zip(*(weight.chunk(plan.blocks) for weight in weights), strict=True)
+    return [[Kernel(*pair) for pair in zip(block, groups, strict=True)] for block in blocks]
 
 
 def dense_weight(plan: Plan, weights: Sequence[Tensor]) -> Tensor:
     """(O, I/groups, h, w): the one kernel that the weights of a plan's stages make together."""
-    return torch.cat([reduce(compose, chain) for chain in zip(*(w.chunk(plan.blocks) for w in weights), strict=True)])
+    return torch.cat([reduce(compose, chain).weight for chain in block_kernels(plan, weights)])
 
 
-def compose(first: Tensor, then: Tensor) -> Tensor:
+def compose(first: Kernel, then: Kernel) -> Kernel:
     """K[p, n, h·H, w·W] = Σ_q then[p, q, H, W]·first[q, n, h, w]: two convolutions as one.
 
     Only one of them extends along each axis. Where one has a multiple of the channels of the other, the leading part
-    of that index rides along.
+    of that index rides along. Where one has groups, so has the sum.
     """
-    m, n, *size = first.shape
-    p, q, *following = then.shape
-    size = [a * b for a, b in zip(size, following, strict=True)]
-    if m >= q:
-        kernel = torch.einsum("bqnhw,pqHW->bpnhHwW", first.reshape(m // q, q, n, *first.shape[2:]), then)
-        return kernel.reshape(m // q * p, n, *size)
-    kernel = torch.einsum("mnhw,pbmHW->pbnhHwW", first, then.reshape(p, q // m, m, *following))
-    return kernel.reshape(p, q // m * n, *size)
+    link = first.link.then(then.link)
+    (m, n, *size), (p, q, *following) = first.weight.shape, then.weight.shape
+    g = max(first.groups, then.groups)
+    if then.groups > 1:
+        a, b = first.weight.reshape(g, q, n, *size), then.weight.reshape(g, p // g, q, *following)
+        kernel = torch.einsum("gqnhw,gpqHW->gpnhHwW", a, b)
+    elif first.groups > 1:
+        a, b = first.weight.reshape(g, m // g, n, *size), then.weight.reshape(p, g, m // g, *following)
+        kernel = torch.einsum("gqnhw,pgqHW->pgnhHwW", a, b)
+    elif m >= q:
+        kernel = torch.einsum("bqnhw,pqHW->bpnhHwW", first.weight.reshape(m // q, q, n, *size), then.weight)
+    else:
+        kernel = torch.einsum("mnhw,pbmHW->pbnhHwW", first.weight, then.weight.reshape(p, q // m, m, *following))
+    return Kernel(kernel.reshape(link.outputs, link.inputs // link.groups, link.height, link.width), link.groups)
 
 
 def to_torch(array: Any) -> Tensor:

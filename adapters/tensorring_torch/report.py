@@ -20,7 +20,8 @@ class Cost(NamedTuple):
 class LayerReport:
     """One convolution: the form it has now ("dense" where it was kept, with the reason) and what that costs.
 
-    `error` is ‖weight − new weight‖/‖weight‖, 0 where it was kept.
+    `error` is ‖weight − new weight‖/‖weight‖, 0 where it was kept. `degeneracy` is tg.degeneracy(…).norm_ratio of the
+    tensor that was built: near 1 or below where terms are in order, large where they cancel; None where none can.
     """
 
     name: str
@@ -30,6 +31,7 @@ class LayerReport:
     after: Cost
     error: float = 0.0
     reason: str = ""
+    degeneracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class Report:
 
     def __str__(self) -> str:
         """A table: one row a layer, then the totals."""
-        head = ("layer", "form", "ranks", "error", "parameters", "", "multiply-adds", "", "kept because")
+        head = ("layer", "form", "ranks", "error", "degeneracy", "parameters", "", "multiply-adds", "", "kept because")
         rows = [head, *(_row(layer) for layer in self.layers)]
-        rows.append(("whole network", "", "", "", *_change(self.before, self.after), ""))
+        rows.append(("whole network", "", "", "", "", *_change(self.before, self.after), ""))
         widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
         return "\n".join(_aligned(row, widths) for row in rows)
 
@@ -67,7 +69,8 @@ class Compressed:
 def _row(layer: LayerReport) -> tuple[str, ...]:
     ranks = "×".join(map(str, layer.ranks))
     error = f"{layer.error:.3f}" if layer.form != "dense" else ""
-    return (layer.name or "(model)", layer.form, ranks, error, *_change(layer.before, layer.after), layer.reason)
+    norms = f"{layer.degeneracy:.2f}" if layer.degeneracy is not None else ""
+    return (layer.name or "(model)", layer.form, ranks, error, norms, *_change(layer.before, layer.after), layer.reason)
 
 
 def _change(before: Cost, after: Cost) -> list[str]:
@@ -81,7 +84,7 @@ def _change(before: Cost, after: Cost) -> list[str]:
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
     """Words to the left, numbers to the right."""
-    numbers = range(3, 8)
+    numbers = range(3, 9)
     cells = (
         f"{cell:>{w}}" if k in numbers else f"{cell:<{w}}" for k, (cell, w) in enumerate(zip(row, widths, strict=True))
     )

@@ -10,8 +10,8 @@ the modes still there, q the one on the right of the half.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from tensorring._array import Array, as_dtype, block_length, conj, is_complex, namespace, slices
 from tensorring.contract.chain import chain_product
@@ -169,6 +169,36 @@ def transfer(core: Array) -> Array:
     return xp.reshape(xp.permute_dims(gram, (0, 2, 1, 3)), (p * p, s * s))
 
 
+class Weighted(NamedTuple):
+    """A product of transfer matrices, and its derivative when to each Z_m is added t·n_m·vec(I)·vec(I)ᵀ.
+
+    In place of Z_m that opens the chain at core m and traces over both its ends: the derivative of the trace of all is
+    Σ_m n_m·‖the others‖², the sensitivity, and that of the environment of a core its quadratic form in the core.
+    """
+
+    product: Array
+    derivative: Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of both."""
+        rows, columns = self.product.shape
+        return rows, columns
+
+    def __matmul__(self, other: Weighted) -> Weighted:
+        """The product rule."""
+        derivative = self.product @ other.derivative + self.derivative @ other.product
+        return Weighted(self.product @ other.product, derivative)
+
+
+def weighted_transfer(core: Array) -> Weighted:
+    """The transfer matrix of a core, and what takes its place where the chain is opened at it."""
+    xp, z = namespace(core), transfer(core)
+    p, size, s = core.shape
+    left, right = (xp.reshape(xp.eye(bond, dtype=z.dtype, device=core.device), (-1,)) for bond in (p, s))
+    return Weighted(z, size * left[:, None] * right)
+
+
 class Transfers:
     """The environments of all cores of a ring in turn: products of the transfer matrices of the others.
 
@@ -177,14 +207,22 @@ class Transfers:
     c, of which a table is made when the sweep passes core 0 and core c: at most three products a core.
     """
 
-    def __init__(self, cores: Sequence[Array]) -> None:
-        self._z = [transfer(core) for core in cores]
+    def __init__(self, cores: Sequence[Array], of: Callable[[Array], Any] = transfer) -> None:
+        self._of, self._z = of, [of(core) for core in cores]
         self._cut = min(range(len(cores)), key=lambda k: cores[k].shape[0])
-        self._before: Array | None = None
-        self._after: dict[int, Array | None] = {}
+        self._before: Any = None
+        self._after: dict[int, Any] = {}
 
     def environment(self, n: int) -> Array:
         """P[b, b', a, a'] = Z_{n+1} ⋯ Z_{n−1}: a is the bond on the left of core n, b the one on its right."""
+        return _by_bonds(self._others(n))
+
+    def weighted_environment(self, n: int) -> tuple[Array, Array]:
+        """The same of `Weighted`: P, and W with ⟨G, W·G⟩ = Σ over the others of n_m·‖the chain opened at m‖²."""
+        others = self._others(n)
+        return _by_bonds(others.product), _by_bonds(others.derivative)
+
+    def _others(self, n: int) -> Any:
         order, cut = len(self._z), self._cut
         if n == 0:
             self._before = _product(self._z[cut:])
@@ -193,29 +231,31 @@ class Transfers:
             self._before = None
             self._table(range(cut, order), _product(self._z[:cut]))
         before, after = self._before, self._after[n]
-        xp = namespace(self._z[n])
         product = before if after is None else after if before is None else after @ before
         assert product is not None, "a ring of one core has no environment"
-        a2, b2 = self._z[n].shape
-        a, b = math.isqrt(a2), math.isqrt(b2)
-        return xp.reshape(product, (b, b, a, a))
+        return product
 
     def told(self, n: int, core: Array) -> None:
         """Core n is another one now."""
-        self._z[n] = transfer(core)
+        self._z[n] = self._of(core)
         self._before = self._z[n] if self._before is None else self._before @ self._z[n]
 
-    def _table(self, cores: range, product: Array | None) -> None:
+    def _table(self, cores: range, product: Any) -> None:
         for n in reversed(cores):
             self._after[n] = product
             product = self._z[n] if product is None else self._z[n] @ product
 
 
-def _product(matrices: Sequence[Array]) -> Array | None:
+def _product(matrices: Sequence[Any]) -> Any:
     product = None
     for matrix in matrices:
         product = matrix if product is None else product @ matrix
     return product
+
+
+def _by_bonds(product: Array) -> Array:
+    xp, (b, a) = namespace(product), (math.isqrt(bonds) for bonds in product.shape)
+    return xp.reshape(product, (b, b, a, a))
 
 
 def gram_of(environment: Array) -> Array:

@@ -108,7 +108,12 @@ class Control(Generic[State]):
         run.errors.append(error if better else run.error)
 
     def best_of(
-        self, starts: Sequence[Start[State]], *, entries: int | None = None, limits: Limits | None = None
+        self,
+        starts: Sequence[Start[State]],
+        *,
+        entries: int | None = None,
+        search: bool = False,
+        limits: Limits | None = None,
     ) -> Run[State]:
         """The best run of several starts: the first that keeps the tolerance, else the one of least error.
 
@@ -121,7 +126,7 @@ class Control(Generic[State]):
             if not self._stopping:
                 state, sweeps = starts[k]()
                 runs[k] = run = Run(state)
-                self.drive(sweeps, run, limits=limits)
+                self.drive(sweeps, run, search=search, limits=limits)
 
         entries = math.prod(self.problem.shape) if entries is None else entries
         with blas_threads(entries):

@@ -54,9 +54,9 @@ def test_saved_and_loaded_onto_a_fresh_dense_model(small, path):
 
 def test_every_form_comes_back(tmp_path):
     torch.manual_seed(0)
-    for format in ("tr", "tt", "tucker", "cut"):
+    for format in ("tr", "tt", "tucker", "cut", "cp", "cp4", "tucker-cp"):
         model = nn.Sequential(nn.Conv2d(8, 12, 3, groups=2, stride=2, padding=1, padding_mode="reflect"))
-        model[0] = tgt.decompose_layer(model[0], format=format, tol=0.4)
+        model[0] = tgt.decompose_layer(model[0], format=format, ranks=2)
         tgt.save(tmp_path / "x", model)
         fresh = nn.Sequential(nn.Conv2d(8, 12, 3, groups=2, stride=2, padding=1, padding_mode="reflect"))
         x = torch.randn(2, 8, 9, 9)
@@ -151,6 +151,9 @@ def plan_with(path, **changes):
         (lambda p: plan_with(p, links=[[True, 16, 1, 1], [16, 1, 3, 3]]), "positive"),
         (lambda p: plan_with(p, links=[[1, 2, 3, 4, 5, 6]]), "'3'"),
         (lambda p: plan_with(p, links=[]), "'3'"),
+        (lambda p: plan_with(p, links=[[4, 16], [4, 4, 3, 3, 3], [16, 4]]), "'3'.*evenly"),
+        (lambda p: plan_with(p, links=[[4, 16, 3, 3], [16, 4, 1, 1, 4]]), "'3'.*the last has one"),
+        (lambda p: plan_with(p, links=[[4, 16], [4, 4, 3, 3, 2], [4, 4, 1, 1, 4], [16, 4, 1, 1, 0]]), "positive"),
         (lambda p: plan_with(p, links="abc"), "'3'"),
         (lambda p: plan_with(p, links="drop"), "'3'"),
         (lambda p: plan_with(p, blocks=7), "'3'.*7 blocks"),

@@ -53,7 +53,8 @@ def convolutions(draw):
 
 def random_tensor(draw, shape):
     """Any format that layers are built from, at any ranks, in either precision."""
-    kind, seed = draw(st.sampled_from(["tr", "tt", "tucker", "cut"])), draw(st.integers(0, 1000))
+    kinds = ["tr", "tt", "tucker", "cut", "cp", "cp4", "tucker-cp", "tucker-cp4"]
+    kind, seed = draw(st.sampled_from(kinds)), draw(st.integers(0, 1000))
     dtype = draw(st.sampled_from(["float32", "float64"]))
     ranks = st.integers(1, 4)
     if kind == "cut":
@@ -61,6 +62,16 @@ def random_tensor(draw, shape):
         left = rng.standard_normal((*(shape[k] for k in modes), rank)).astype(dtype)
         right = rng.standard_normal((rank, *(shape[k] for k in range(4) if k not in modes))).astype(dtype)
         return tg.CutTensor(left, right, modes)
+    if kind.startswith(("cp", "tucker-cp")):
+        shape = shape if kind.endswith("4") else (*shape[:2], shape[2] * shape[3])
+        if not kind.startswith("tucker"):
+            return tg.random.cp(shape, rank=draw(ranks), rng=seed, dtype=dtype)
+        inner = (draw(ranks), draw(ranks))
+        rng = np.random.default_rng(seed)
+        matrices = [rng.standard_normal((n, r)).astype(dtype) for n, r in zip(shape, inner, strict=False)]
+        return tgt.TuckerCPTensor(
+            tg.random.cp((*inner, *shape[2:]), rank=draw(ranks), rng=seed, dtype=dtype), *matrices
+        )
     count = {"tr": 4, "tt": 3, "tucker": 4}[kind]
     caps = tuple(draw(st.lists(ranks, min_size=count, max_size=count)))
     return getattr(tg.random, kind)(shape, ranks=caps, rng=seed, dtype=dtype)
@@ -73,7 +84,8 @@ def with_weight(conv, weight):
 
 
 def dense_of(tensor, conv):
-    return tensor.astype("float64" if conv.weight.dtype == torch.float64 else tensor.dtype).to_dense()
+    dense = tensor.astype("float64" if conv.weight.dtype == torch.float64 else tensor.dtype).to_dense()
+    return dense.reshape(-1, *conv.weight.shape[1:])
 
 
 def assert_close(got, expected, tolerance):
@@ -110,7 +122,7 @@ def test_any_tensor_becomes_its_convolution(data, case):
     layers = tgt.build_layer(tensor, like=conv)
     assert_equivalent(layers, with_weight(conv, dense_of(tensor, conv)), x)
     assert all(torch.equal(value, before[name]) for name, value in conv.state_dict().items())
-    dense_work = tgt.chain.Use.unknown(layers.plan.geometry)
+    dense_work = tgt.chain.Use.unknown(layers.plan.geometry, "macs")
     assert layers.plan.multiply_adds(dense_work.calls) <= dense_work.dense_plan.multiply_adds(dense_work.calls)
 
 
@@ -119,9 +131,9 @@ def test_unmerged_plans_compute_the_same(data, case):
     """The plans that cost too much on these small layers, folds and all, are as right as the chosen ones."""
     conv, x = case
     tensor = random_tensor(data.draw, tuple(conv.weight.shape))
-    chain = tgt.chain.Chain.of([tensor], tgt.chain.Use.unknown(tgt.geometry.Geometry.of(conv)))
-    kernels = tgt.chain._kernels(tensor)
-    plan = tgt.geometry.Plan(chain.plan.geometry, tuple(tgt.geometry.Link(*k.shape) for k in kernels))
+    chain = tgt.chain.Chain.of([tensor], tgt.chain.Use.unknown(tgt.geometry.Geometry.of(conv), "macs"))
+    kernels = tgt.chain._kernels(tensor, conv.kernel_size)
+    plan = tgt.geometry.Plan(chain.plan.geometry, tuple(kernel.link for kernel in kernels))
     starts = (0, *(k for k in range(1, len(kernels)) if data.draw(st.booleans())))
     chain = tgt.chain.Chain((tensor,), plan.merged(starts), starts)
     assert_equivalent(chain.layers(conv), with_weight(conv, dense_of(tensor, conv)), x)
@@ -144,10 +156,8 @@ def test_groups_with_kernels_and_folds_of_their_own(starts):
     conv = nn.Conv2d(6, 9, (3, 2), groups=3, stride=(1, 2), padding=1).double()
     tensors = [tg.random.tr((3, 2, 3, 2), ranks=(2, r, 2, 3), rng=r) for r in (2, 3, 1)]
     padded = tgt.chain._padded(tensors)
-    kernels = tgt.chain._kernels(padded[0])
-    plan = tgt.geometry.Plan(
-        tgt.geometry.Geometry.of(conv), tuple(tgt.geometry.Link(*k.shape) for k in kernels), blocks=3
-    ).merged(starts)
+    links = tuple(kernel.link for kernel in tgt.chain._kernels(padded[0], (3, 2)))
+    plan = tgt.geometry.Plan(tgt.geometry.Geometry.of(conv), links, blocks=3).merged(starts)
     layers = tgt.chain.Chain(tuple(padded), plan, starts).layers(conv)
     dense = np.concatenate([tensor.to_dense() for tensor in tensors])
     assert any(isinstance(layer, tgt.FoldBond) for layer in layers)
@@ -264,6 +274,7 @@ def test_exported_to_onnx_and_torch_export():
     for tensor in (
         tg.random.tr((16, 16, 3, 3), ranks=(3, 2, 3, 3), rng=0, dtype="float32"),
         tg.random.tucker((16, 16, 3, 3), ranks=(4, 4, 3, 3), rng=0, dtype="float32"),
+        tg.random.cp((16, 16, 3, 3), rank=5, rng=0, dtype="float32"),
     ):
         layers = tgt.build_layer(tensor, like=conv).eval()
         program = torch.export.export(layers, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
@@ -296,7 +307,18 @@ CONV, RING = nn.Conv2d(4, 6, 3), tg.random.tr((6, 4, 3, 3), ranks=2, rng=0)
         ),
         (lambda: tgt.build_layer([], like=CONV), ValueError, r"\(6, 4, 3, 3\)"),
         (lambda: tgt.build_layer([RING, RING], like=CONV), ValueError, r"\(6, 4, 3, 3\)"),
-        (lambda: tgt.build_layer(tg.random.cp((6, 4, 3, 3), rank=2), like=CONV), TypeError, "CPTensor.*TRTensor"),
+        (
+            lambda: tgt.build_layer(tg.random.cp((6, 4, 3), rank=2), like=CONV),
+            ValueError,
+            r"\(6, 4, 3\).*\(6, 4, 3, 3\)",
+        ),
+        (lambda: tgt.build_layer(tg.random.tt((6, 4, 9), ranks=2), like=CONV), ValueError, r"\(6, 4, 9\)"),
+        (lambda: tgt.TuckerCPTensor(RING, None, None), TypeError, "TRTensor.*CPTensor"),
+        (
+            lambda: tgt.TuckerCPTensor(tg.random.cp((3, 2, 9), rank=2), np.ones((6, 2)), np.ones((4, 2))),
+            ValueError,
+            r"\(6, 2\).*r_out",
+        ),
         (
             lambda: tgt.build_layer(tg.random.tr((6, 4, 3, 3), ranks=2, dtype="complex64"), like=CONV),
             TypeError,
@@ -306,13 +328,18 @@ CONV, RING = nn.Conv2d(4, 6, 3), tg.random.tr((6, 4, 3, 3), ranks=2, rng=0)
         (lambda: tgt.dense_layer(nn.Sequential(nn.Conv2d(4, 6, 3))), TypeError, "without a plan"),
         (lambda: tgt.dense_layer(CONV), TypeError, "Conv2d without a plan"),
         (lambda: tgt.dense_layer(tampered()), ValueError, "follow their plan"),
-        (lambda: tgt.decompose_layer(CONV, format="cp", tol=0.1), ValueError, "'cp'.*cut, tucker, tt, tr"),
+        (lambda: tgt.decompose_layer(CONV, format="cpd", tol=0.1), ValueError, "'cpd'.*cut, tucker, tt, tr, cp"),
         (lambda: tgt.decompose_layer(CONV), (TypeError, ValueError), "tol.*ranks|ranks.*tol"),
+        (lambda: tgt.decompose_layer(CONV, tol=0.5, minimize="watts"), ValueError, "'watts'.*'parameters'"),
+        (lambda: tgt.build_layer(RING, like=CONV, minimize="watts"), ValueError, "'watts'.*'parameters'"),
         (lambda: tgt.decompose_layer(CONV, tol=1.0), ValueError, "1.0"),
         (lambda: tgt.decompose_layer(CONV, tol=-0.1), ValueError, "-0.1"),
         (lambda: tgt.decompose_layer(CONV, tol="0.1"), TypeError, "0.1"),
         (lambda: tgt.decompose_layer(CONV, format="tucker", ranks=(2, 2, 2, 2)), ValueError, "r_out, r_in"),
         (lambda: tgt.decompose_layer(CONV, format="tt", ranks=(2, 2)), ValueError, "ranks"),
+        (lambda: tgt.decompose_layer(CONV, format="cp", ranks=(2, 2)), ValueError, "one: the number of terms"),
+        (lambda: tgt.decompose_layer(CONV, format="cp4"), ValueError, "tol.*rank|rank.*tol"),
+        (lambda: tgt.decompose_layer(CONV, format="tucker-cp", ranks=(2, 2)), ValueError, "r_out, r_in, terms"),
         (lambda: tgt.decompose_layer(CONV, format="cut", ranks=0), ValueError, "0"),
         (lambda: tgt.decompose_layer(not_a_number(), tol=0.1), ValueError, r"0, 1, 2, 0.*nan"),
         (lambda: tgt.decompose_layer(nn.Conv3d(4, 6, 3), tol=0.1), TypeError, "Conv3d"),

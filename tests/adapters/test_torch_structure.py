@@ -6,12 +6,13 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorring_torch as tgt
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tensorring_torch.forms import cut, tr, tucker
+from tensorring_torch.forms import cp, cut, tr, tucker
 from tensorring_torch.geometry import Call, Geometry, Link, Plan
 from tensorring_torch.modules import dense_weight, sequence
 from torch import nn
@@ -24,13 +25,13 @@ FILES = sorted(FOLDER.rglob("*.py"))
 LAYERS = [
     {"geometry"},
     {"modules"},
-    {"forms.cut", "forms.tr", "forms.tucker"},
+    {"forms.btd", "forms.cp", "forms.cut", "forms.tr", "forms.tucker"},
     {"chain", "checks"},
-    {"layer"},
-    {"replace", "report"},
+    {"layer", "batches", "recipe"},
+    {"replace", "report", "sensitivity"},
     {"trace"},
     {"checkpoint"},
-    {"model"},
+    {"model", "tuning"},
 ]
 
 
@@ -84,9 +85,16 @@ def test_tensorring_alone_does_not_load_torch():
 @given(st.tuples(*[st.integers(1, 6)] * 4), st.tuples(*[st.integers(1, 5)] * 4))
 def test_links_are_the_shapes_of_the_kernels(shape, ranks):
     ring = tg.random.tr(shape, ranks=ranks, rng=0)
-    assert tr.links(shape, ranks) == tuple(Link(*kernel.shape) for kernel in tr.kernels(ring))
-    assert len(tucker.kernels(tg.random.tucker(shape, ranks=ranks, rng=0))) == 3
-    assert all(len(cut.kernels(tg.cut_svd(ring.to_dense(), modes=modes, ranks=2).tensor)) == 2 for modes in cut.MODES)
+    size = shape[2:]
+    assert tr.links(shape, ranks) == tuple(kernel.link for kernel in tr.kernels(ring, size))
+    assert len(tucker.kernels(tg.random.tucker(shape, ranks=ranks, rng=0), size)) == 3
+    cuts = [tg.cut_svd(ring.to_dense(), modes=modes, ranks=2).tensor for modes in cut.MODES]
+    assert all(len(cut.kernels(tensor, size)) == 2 for tensor in cuts)
+    out, into, rank = shape[0], shape[1], ranks[0]
+    links = [kernel.link for kernel in cp.kernels(tg.random.cp(shape, rank=rank, rng=0), size)]
+    columns, rows = Link(rank, rank, size[0], 1, rank), Link(rank, rank, 1, size[1], rank)
+    assert links == [Link(rank, into), columns, rows, Link(out, rank)]
+    assert columns.then(rows) == Link(rank, rank, *size, rank)
 
 
 @pytest.mark.parametrize("minimize", ["macs", "parameters", "time"])
@@ -99,7 +107,20 @@ def test_the_cost_of_a_ring_never_falls_where_a_rank_grows(minimize, ranks, whic
     assert cost(shape, ranks) <= cost(shape, grown)
 
 
-@given(st.lists(st.tuples(*[st.integers(1, 6)] * 2, *[st.sampled_from([1, 2, 3])] * 2), max_size=5), st.integers(1, 3))
+@st.composite
+def anything(draw):
+    """Links that need not fit to each other, and some that nearly do: 2 channels to 6, all kinds of groups between."""
+    if draw(st.booleans()):
+        sizes = [st.sampled_from([1, 2, 3])] * 2
+        return draw(st.lists(st.tuples(*[st.integers(1, 6)] * 2, *sizes, st.integers(1, 3)), max_size=5))
+    channels = [2, *draw(st.lists(st.sampled_from([2, 4, 6]), min_size=1, max_size=3)), draw(st.sampled_from([3, 6]))]
+    sizes = [(3, 2)] + [(1, 1)] * (len(channels) - 2) if draw(st.booleans()) else [(1, 2), (3, 1), *[(1, 1)] * 4]
+    sizes = draw(st.permutations(sizes[: len(channels) - 1]))
+    groups = [*(draw(st.sampled_from([1, 2, 4, 6])) for _ in channels[2:]), 1]
+    return [(b, a, *size, g) for (a, b), size, g in zip(itertools.pairwise(channels), sizes, groups, strict=True)]
+
+
+@given(anything(), st.integers(1, 3))
 def test_links_from_anywhere_are_a_chain_or_an_error(links, blocks):
     """A plan that is accepted can be built, runs, and makes the kernel that it says; files rely on it."""
     groups = 2
@@ -109,6 +130,7 @@ def test_links_from_anywhere_are_a_chain_or_an_error(links, blocks):
             plan = Plan(Geometry.of(dense), (*ends, *(Link(*link) for link in links)), blocks)
         except ValueError:
             continue
+        assert plan.parameters == sum(stage.conv.parameters for stage in plan.stages)
         weights = [nn.Parameter(torch.randn(stage.conv.weight_shape)) for stage in plan.stages]
         x = torch.randn(2, 2 * groups, 7, 7)
         with torch.no_grad():
@@ -116,13 +138,20 @@ def test_links_from_anywhere_are_a_chain_or_an_error(links, blocks):
             torch.testing.assert_close(sequence(plan, weights, None)(x), dense(x), rtol=1e-4, atol=1e-3)
 
 
-def test_every_way_to_merge_is_counted_right():
+@pytest.mark.parametrize("form", ["tr", "cp4", "tucker-cp"])
+def test_every_way_to_merge_is_counted_right(form):
     conv = nn.Conv2d(6, 8, (3, 2), stride=2, padding=1, groups=2)
-    ring = tg.random.tr(tuple(conv.weight.shape), ranks=(2, 3, 4, 5), rng=0)
-    whole = Plan(Geometry.of(conv), tr.links(ring.shape, ring.ranks))
+    core = tg.random.cp((4, 2, 6), rank=5, rng=0)
+    tensor, blocks = {
+        "tr": (tg.random.tr((8, 3, 3, 2), ranks=(2, 3, 4, 5), rng=0), 1),
+        "cp4": (tg.random.cp((8, 3, 3, 2), rank=5, rng=0), 1),
+        "tucker-cp": (tgt.TuckerCPTensor(core, np.ones((4, 4)), np.ones((3, 2))), 2),
+    }[form]
+    links = tuple(kernel.link for kernel in tgt.chain._kernels(tensor, (3, 2)))
+    whole = Plan(Geometry.of(conv), links, blocks)
     calls = (Call(2, (9, 8)), Call(1, (5, 7)))
-    for count in range(4):
-        for rest in itertools.combinations(range(1, 4), count):
+    for count in range(len(links)):
+        for rest in itertools.combinations(range(1, len(links)), count):
             plan = whole.merged((0, *rest))
             total = 0
             for batch, size in calls:

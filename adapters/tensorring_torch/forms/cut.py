@@ -12,7 +12,8 @@ import numpy as np
 from torch import Tensor
 
 import tensorring as tg
-from tensorring_torch.modules import to_torch
+from tensorring_torch.geometry import Size
+from tensorring_torch.modules import Kernel, to_torch
 
 OUTPUT, INPUT, HEIGHT, WIDTH = range(4)
 
@@ -20,14 +21,15 @@ OUTPUT, INPUT, HEIGHT, WIDTH = range(4)
 MODES = ((OUTPUT,), (INPUT,), (OUTPUT, WIDTH), (OUTPUT, HEIGHT))
 
 
-def kernels(tensor: tg.CutTensor) -> list[Tensor]:
-    """The two kernels (outputs, inputs, height, width) of a cut of shape (O, I, h, w), along any of its modes."""
+def kernels(tensor: tg.CutTensor, size: Size) -> list[Kernel]:
+    """The two kernels of a cut of shape (O, I, h, w), along any of its modes."""
     left, right = to_torch(tensor.left).movedim(-1, 0), to_torch(tensor.right)
     others = tuple(k for k in range(4) if k not in tensor.modes)
     last, first = ((left, tensor.modes), (right, others))
     if OUTPUT in others:
         last, first = first, last
-    return [_first(*first), _last(*last, riders=1 if INPUT in first[1] else tensor.shape[INPUT])]
+    riders = 1 if INPUT in first[1] else tensor.shape[INPUT]
+    return [Kernel(_first(*first)), Kernel(_last(*last, riders=riders))]
 
 
 def _first(part: Tensor, modes: tuple[int, ...]) -> Tensor:

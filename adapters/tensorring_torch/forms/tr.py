@@ -12,25 +12,24 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 import tensorring as tg
-from tensorring_torch.geometry import Calls, Geometry, Link, Plan
-from tensorring_torch.modules import to_torch
+from tensorring_torch.geometry import Calls, Geometry, Link, Plan, Size
+from tensorring_torch.modules import Kernel, to_torch
 
 Cost = Callable[[tuple[int, ...], tuple[int, ...]], float]
 Caps = int | Sequence[int | None] | None
 
 
-def kernels(tensor: tg.TRTensor | tg.TTTensor) -> list[Tensor]:
-    """The four kernels (outputs, inputs, height, width) of a ring of shape (O, I, h, w)."""
+def kernels(tensor: tg.TRTensor | tg.TTTensor, size: Size) -> list[Kernel]:
+    """The four kernels of a ring of shape (O, I, h, w)."""
     output, entry, vertical, horizontal = (to_torch(core) for core in tensor.cores)
     a, out_channels, b = output.shape
     return [
-        entry.permute(0, 2, 1).reshape(-1, entry.shape[1], 1, 1),
-        vertical.permute(2, 0, 1)[:, :, :, None],
-        horizontal.permute(2, 0, 1)[:, :, None, :],
-        output.permute(1, 2, 0).reshape(out_channels, b * a, 1, 1),
+        Kernel(entry.permute(0, 2, 1).reshape(-1, entry.shape[1], 1, 1)),
+        Kernel(vertical.permute(2, 0, 1)[:, :, :, None]),
+        Kernel(horizontal.permute(2, 0, 1)[:, :, None, :]),
+        Kernel(output.permute(1, 2, 0).reshape(out_channels, b * a, 1, 1)),
     ]
 
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import tensorring as tg
-from tensorring_torch.modules import to_torch
+from tensorring_torch.geometry import Size
+from tensorring_torch.modules import Kernel, to_torch
 
 
-def kernels(tensor: tg.TuckerTensor) -> list[Tensor]:
-    """The three kernels (outputs, inputs, height, width) of a Tucker tensor of shape (O, I, h, w)."""
+def kernels(tensor: tg.TuckerTensor, size: Size) -> list[Kernel]:
+    """The three kernels of a Tucker tensor of shape (O, I, h, w)."""
     core, output, entry, vertical, horizontal = (to_torch(array) for array in tensor.arrays)
     middle = torch.einsum("pqab,ha,wb->pqhw", core, vertical, horizontal)
-    return [entry.T[:, :, None, None], middle, output[:, :, None, None]]
+    return [Kernel(entry.T[:, :, None, None]), Kernel(middle), Kernel(output[:, :, None, None])]
 
 
 def fit(

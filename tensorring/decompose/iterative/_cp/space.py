@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from tensorring._array import (
     Array,
-    adjoint,
     as_dtype,
     conj,
     dtype_name,
@@ -20,8 +19,9 @@ from tensorring._array import (
 )
 from tensorring.contract.residual import product_residual
 from tensorring.contract.tree import MultiSweepTree, TwoPassTree, khatri_rao_rows, tree
-from tensorring.contract.unfold import mode_product
 from tensorring.decompose.iterative._cp.acceleration import Anderson
+from tensorring.decompose.iterative._cp.rows import reduced_rows
+from tensorring.linalg.ridge import bounded_norm, ridged
 from tensorring.linalg.solve import ILL_CONDITIONED, least_squares, solve_unit_gram
 
 # Sweeps before the first extrapolation: starts have to find their valley. Then every second sweep: between them the
@@ -34,12 +34,18 @@ _MEASURED = 3e-4
 
 
 class Fit(NamedTuple):
-    """Factors, rank first (R, n), of the tensor of a space, and the relative error that they make of all of x."""
+    """Factors, rank first (R, n), of the tensor of a space, and the relative error that they make of all of x.
+
+    `size` is ‖λ‖/‖x‖, and `objective` what its sweeps make small: the error, with a ridge the root of its square and
+    the ridge's part.
+    """
 
     space: CPSpace
     factors: tuple[Array, ...]
     error: float
     certain: bool
+    size: float = 0.0
+    objective: float = math.inf
 
     def expanded(self) -> list[Array]:
         """The factor matrices of x, (n, R)."""
@@ -71,6 +77,7 @@ class CPSpace:
         self._complex, self._eps = is_complex(x), eps(dtype_name(x.dtype))
         self._double = "complex128" if self._complex else "float64"
         self._limit = ILL_CONDITIONED
+        self.ridge, self.cap = 0.0, math.inf
         self._units: list[Array] = []
         self._grams: list[Array] = []
         self._swept: Sequence[Array] | None = None
@@ -85,7 +92,11 @@ class CPSpace:
         return CPSpace(self.x, self.rank, self.norm, self.bases, self.lost)
 
     def sweep(self, start: Sequence[Array]) -> Fit:
-        """One update of every factor, each the least-squares solution for the others. The last one holds the scale."""
+        """One update of every factor, each the least-squares solution for the others. The last one holds the scale.
+
+        With a `ridge` ν each pays ν·Σ λ_r² too, which keeps small what cancels; with a `cap` each is the best one with
+        ‖λ‖ ≤ cap·‖x‖.
+        """
         if start is not self._swept:
             triples = [self._unit(v) for v in start]
             self._units, self._grams = [t[0] for t in triples], [t[1] for t in triples]
@@ -94,7 +105,12 @@ class CPSpace:
         def update(mode: int, product: Array) -> Array:
             nonlocal last
             gram = self._product_of_grams(mode)
-            v = solve_unit_gram(gram, product, lambda: self._least_squares(mode), limit=self._limit)
+            if self.ridge:
+                v = solve_unit_gram(ridged(gram, self.ridge), product)
+            elif self.cap < math.inf:
+                v = bounded_norm(gram, product, max_norm=self.cap * self.norm).solution
+            else:
+                v = solve_unit_gram(gram, product, lambda: self._least_squares(mode), limit=self._limit)
             unit, self._grams[mode], squares = self._unit(v)
             last = (v, product, squares)
             return unit
@@ -133,7 +149,8 @@ class CPSpace:
         error = self.error(factors) if certain else math.sqrt(squared + self.lost) / self.norm
         certain = certain or blur <= _CERTAIN * self.x.ndim * self._eps * error * self.norm**2
         self._limit = min(ILL_CONDITIONED, (0.03 * error / self._eps) ** 2)
-        return Fit(self, factors, error, certain)
+        size = math.sqrt(_real_sum(squares)) / self.norm
+        return Fit(self, factors, error, certain, size, math.hypot(error, math.sqrt(self.ridge) * size))
 
     def error(self, factors: Sequence[Array]) -> float:
         """The relative error from the residual itself, in blocks of a few megabytes."""
@@ -145,20 +162,12 @@ class CPSpace:
 
     def _least_squares(self, mode: int) -> Array:
         """The update from the Khatri–Rao product itself: tall factors by their R, the tensor by Qᴴ along with them."""
-        xp, y, rows = namespace(self.x), self.x, []
-        for m, v in enumerate(self._units):
-            if m != mode and v.shape[1] > v.shape[0]:
-                q, triangle = xp.linalg.qr(v.T, mode="reduced")
-                y, v = mode_product(y, adjoint(q), m), triangle.T
-            if m != mode:
-                rows.append(v)
-        order = (*(m for m in range(y.ndim) if m != mode), mode)
-        right = xp.reshape(xp.permute_dims(y, order), (-1, y.shape[mode]))
-        return least_squares(khatri_rao_rows(rows).T, right)
+        matrix, right, _ = reduced_rows(self.x, self._units, mode)
+        return least_squares(matrix, right)
 
 
 def sweeps(space: CPSpace, start: Sequence[Array]) -> Iterator[tuple[Fit, float]]:
-    """Sweeps without end, each error at most the one before.
+    """Sweeps without end, each error (with a ridge: objective) at most the one before.
 
     After the first ten, and while one takes off less than a tenth of the error, every second one begins at Anderson's
     extrapolation. It counts if it takes off more than the sweep before it did; else it is thrown away, and the next
@@ -171,16 +180,16 @@ def sweeps(space: CPSpace, start: Sequence[Array]) -> Iterator[tuple[Fit, float]
     jump: list[Array] | None = None
     while True:
         swept = space.sweep(fit.factors if jump is None else jump)
-        if jump is not None and not swept.error < fit.error - gain:
+        if jump is not None and not swept.objective < fit.objective - gain:
             anderson.clear()
             pause, wait, jump = 2 * pause, 2 * pause, None
             continue
         if jump is not None:
             pause, wait = _PAUSE, _PAUSE
-        gain, fit, wait = fit.error - swept.error, swept, wait - 1
+        gain, fit, wait = fit.objective - swept.objective, swept, wait - 1
         yield fit, fit.error
         began, here, jump = here if jump is None else jump, balanced(fit), None
-        if gain < 0.1 * (fit.error + gain):
+        if gain < 0.1 * (fit.objective + gain):
             proposal = anderson.propose(began, here)
             jump = proposal if wait <= 0 else None
 

@@ -57,16 +57,16 @@ def _hosvd(x: Array, rank: int, stream: np.random.Generator) -> Factors:
     for mode, n in enumerate(x.shape):
         columns = leading(x, mode, min(rank, n, math.prod(x.shape) // n), exact=False)
         if columns.shape[1] < rank:
-            columns = xp.concat([columns, _gaussian(x, n, rank - columns.shape[1], stream)], axis=1)
+            columns = xp.concat([columns, gaussian(x, n, rank - columns.shape[1], stream)], axis=1)
         factors.append(columns)
     return factors
 
 
 def _random(x: Array, rank: int, stream: np.random.Generator) -> Factors:
-    return [_gaussian(x, n, rank, stream) for n in x.shape]
+    return [gaussian(x, n, rank, stream) for n in x.shape]
 
 
-def _gaussian(x: Array, n: int, rank: int, stream: np.random.Generator) -> Array:
+def gaussian(x: Array, n: int, rank: int, stream: np.random.Generator) -> Array:
     """Unit-variance columns over √n, drawn on the host."""
     values = stream.standard_normal((n, rank))
     if is_complex(x):

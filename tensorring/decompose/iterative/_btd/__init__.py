@@ -1,0 +1,1 @@
+"""What alternating least squares of block terms is made of."""
