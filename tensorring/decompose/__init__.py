@@ -16,6 +16,6 @@ from tensorring.decompose.stable.stabilize import stabilize
 from tensorring.decompose.stable.tr_stable import tr_stable
 
 __all__ = [
-    "btd_als", "cp_als", "cp_lm", "cp_stable", "cut_svd", "stabilize", "tr_als", "tr_reduced_storage", "tr_stable", "tr_svd",
-    "tt_als", "tt_svd", "tucker_hooi", "tucker_hosvd",
+    "btd_als", "cp_als", "cp_lm", "cp_stable", "cut_svd", "stabilize", "tr_als", "tr_reduced_storage", "tr_stable",
+    "tr_svd", "tt_als", "tt_svd", "tucker_hooi", "tucker_hosvd",
 ]  # fmt: skip

@@ -57,7 +57,8 @@ def cp_stable(
     max_norm
         The largest ‖λ‖/‖x‖ allowed, λ being the norms of the terms, at least 1: it does not depend on the scale of x.
     stall
-        Damped steps end when one takes off less than this share of the error (or 1e-6).
+        Sweeps and steps end when one takes off less than this share of the error, where that is more than their own
+        measure of it (1e-5 with a ridge, 1e-6 of steps).
     max_sweeps
         Sweeps of one start, correction included. A search takes up to 150 for each rank that it tries.
     init
@@ -75,9 +76,9 @@ def cp_stable(
     Decomposition
         `.tensor` a `CPTensor` balanced by `tg.balance`: weights 1, ‖u_{n,r}‖² ∝ I_n, largest terms first; in the dtype
         of x (integers: float64; half precision: float32). `.error` the relative error, measured. `.errors` after each
-        sweep: falling, and in the correction at the end up to half a percent, or up to `tol`, higher. `.stop` is
+        sweep: falling, and in the correction at the end up to 0.1 %, or up to `tol`, higher. `.stop` is
         `border_rank`, and `.converged` False, where no best fit of this rank was found within the norm: then it is
-        the best one with ‖λ‖ = max_norm·‖x‖. `.candidates` the ranks of a search that kept the tolerance.
+        the best one found with ‖λ‖ ≤ max_norm·‖x‖. `.candidates` the ranks of a search that kept the tolerance.
 
     Raises
     ------
@@ -86,15 +87,15 @@ def cp_stable(
 
     Notes
     -----
-    1. A path of ridges: sweeps of min ‖x − x̂‖² + ν·Σ λ_r², with ν from 1e-2 down until smaller ones gain nothing, with
-    Anderson's extrapolation. For ν > 0 there is always a best fit, and no swamps: of the 72 block kernels of two
-    ResNets at 1/2 to 1/6 of their parameters it reached the errors of 500 plain sweeps, or less, in the same time.
-    2. Up to 200 unknowns (2,000 where the error fell as far as ν did) damped Gauss–Newton steps finish the fit, to all
-    digits. Where terms outgrow 100·‖x‖, they are brought back to the smallest within 0.3·‖x‖, and it goes on from
-    there: up to five times.
-    3. Where terms stay larger than allowed: sweeps under the bound on the norm, until they stall. Else, where ‖λ‖ is
-    above 1.2·‖x‖: the error-preserving correction of `tg.stabilize` at half a percent above the error reached, or at
-    `tol`.
+    1. A path of ridges: sweeps of min ‖x − x̂‖² + ν·Σ λ_r², with Anderson's extrapolation. For ν > 0 there is always a
+    best fit, and no swamps. ν falls from 0.1 for as long as 1 % more of ‖λ‖ takes off 0.05 % of the error or more, or
+    while ‖λ‖ ≤ 1.2·‖x‖: tensors with a well-conditioned best CP get it, without a ridge in the end.
+    2. Small tensors, of which a CP of that rank has at least half the numbers (400 unknowns at most, 2,000 where the
+    path led below an error of 5 % or to terms larger than allowed): damped Gauss–Newton steps, to all digits. Where
+    terms outgrow 100·‖x‖ they are brought back to the smallest within 0.3·‖x‖, and steps go on from there, five times.
+    3. Where that did not help, no best fit exists as far as can be told: sweeps under the bound on the norm.
+    4. Where ‖λ‖ is above 1.2·‖x‖: the error-preserving correction of `tg.stabilize`, at 0.1 % above the error reached,
+    or at `tol`.
 
     Not guaranteed: the least error (starts end in local minima: use `n_starts`), and the smallest rank. That no best
     fit exists is an observation, not a proof.
@@ -191,7 +192,8 @@ def _starts(
                     u + _NUDGE * gaussian(u, u.shape[0], u.shape[1], np.random.default_rng(0)) for u in factors
                 )
             spaces = [space.fresh() for space in ((first,) if core is None else (first, whole))]
-            fit = StableFit(problem, spaces, max_norm=max_norm, max_sweeps=control.limits.max_sweeps)
+            stall, most = control.limits
+            fit = StableFit(problem, spaces, max_norm=max_norm, max_sweeps=most, stall=stall)
             state = factors if core is None else tuple(b @ u for b, u in zip(core.bases, factors, strict=True))
             return state, fit.run([copy(u.T) for u in factors])
 

@@ -38,7 +38,7 @@ def stabilize(
     max_sweeps: int = 500,
     callback: Callback | None = None,
 ) -> Decomposition[T]:
-    """min sensitivity(t′) subject to ‖x − t′‖ ≤ tol·‖x‖, from t, at its ranks: parts that cancel shrink, the error stays.
+    """min sensitivity(t′) subject to ‖x − t′‖ ≤ tol·‖x‖, from t, at its ranks: what cancels shrinks, the error stays.
 
     Parameters
     ----------
@@ -63,7 +63,8 @@ def stabilize(
     -------
     Decomposition
         `.tensor` of the format and the ranks of t and the dtype of x, in its best scaling: `tg.balance` (CP, Tucker),
-        the best gauge of every bond (trains, rings). `.error`, measured, is at most `tol`, or the error of t, to rounding. The measure is never larger than that of the balanced t.
+        the best gauge of every bond (trains, rings). `.error`, measured, is at most `tol`, or the error of t, to
+        rounding. The measure is never larger than that of the balanced t.
 
     Raises
     ------
@@ -75,8 +76,9 @@ def stabilize(
     -----
     Sweeps: each factor in turn is the one of least measure within the bound, (Γ + νW)⁻¹ applied to what alternating
     least squares would apply Γ⁻¹ to, with ν from one scalar equation; W makes the measure a quadratic form of the
-    factor. For CP the scaling is made best after each update, which turns sensitivity into Σ λ_r^(2(d − 1)/d), and W into
-    λ_r^(−2/d). A sweep costs 2 to 2.5 of alternating least squares (rings: up to 7), Tucker's core is found at once.
+    factor. For CP the scaling is made best after each update, which turns sensitivity into Σ λ_r^(2(d − 1)/d), and W
+    into λ_r^(−2/d). A sweep costs 2 to 2.5 of alternating least squares (rings: up to 7), Tucker's core is found at
+    once.
 
     Not guaranteed: the least measure; sweeps converge to a point where no single factor can be made smaller.
 
@@ -118,29 +120,23 @@ def stabilize(
     run: Run[LowRankTensor] = Run(balance(own), [error])
     if problem.norm > 0.0 and error > 0.0:
         with threads_for(problem.x):
-            control.drive(
-                _kept(problem, own, bound, measure, stall),
-                run,
-                search=True,
-                limits=Limits(0.0, control.limits.max_sweeps + 1),
-            )
+            sweeps = _METHODS[type(t)](problem, own, error, bound * (1 - _MARGIN), measure, stall)
+            control.drive(sweeps, run, search=True, limits=Limits(0.0, control.limits.max_sweeps + 1))
+            run.state = _within(problem, run.state, own, bound, measure)
     found = control.result(run.state, run)
     return replace(found, tensor=balance(found.tensor)) if isinstance(t, (CPTensor, TuckerTensor)) else found
 
 
-def _kept(problem: Problem, t: LowRankTensor, bound: float, measure: str, stall: float) -> Sweeps:
-    """Corrected tensors, the last one measured: above the bound sweeps go on below it, or nothing changes at all."""
-    aim, start, error, last = bound * (1 - _MARGIN), t, bound, None
+def _within(problem: Problem, found: LowRankTensor, t: LowRankTensor, bound: float, measure: str) -> LowRankTensor:
+    """What was found, whyever it ended; where rounding has it above the bound, a sweep below it; or t itself."""
+    aim = bound
     for _ in range(_ATTEMPTS):
-        for last, told in _METHODS[type(t)](problem, start, error, aim, measure, stall):
-            yield last, told
-        if last is None:
-            return
-        error = _error(problem, last)
+        error = _error(problem, found)
         if error <= bound + problem.floor / 4:
-            return
-        aim, start = aim - 2 * (error - bound), last
-    yield balance(t), _error(problem, t)
+            return found
+        aim = max(0.0, aim - 2 * (error - bound))
+        found, _ = next(_METHODS[type(t)](problem, found, error, aim, measure, 0.0), (found, error))
+    return balance(t)
 
 
 def _of_cp(problem: Problem, t: LowRankTensor, error: float, bound: float, measure: str, stall: float) -> Sweeps:

@@ -153,8 +153,10 @@ def corrections(
     """Sweeps from factor matrices (n, R) that make a relative error, each of a smaller measure, within the bound.
 
     They end when one takes off less than `stall` of the measure, or adds to it by rounding. From above the bound the
-    first one leads below it, whatever that does to the measure.
+    first one leads below it, whatever that does to the measure. Of one mode there is nothing to correct.
     """
+    if problem.x.ndim == 1:
+        return
     exponent = exponent_of(measure, problem.x.ndim)
     correction = Correction(problem.x, factors[0].shape[1], problem.norm, exponent=exponent)
     state = correction.start(factors, error)

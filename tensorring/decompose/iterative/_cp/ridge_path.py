@@ -10,9 +10,8 @@ from tensorring.decompose.iterative._cp.space import CPSpace, Fit, sweeps
 
 # The first ridge, relative to the unit diagonal of Γ, and what the next one is of it: less where the error follows the
 # ridge down, as it does towards an exact fit, and where it no longer depends on it.
-FIRST, _NEXT, _FAST = 1e-2, 1 / 1.5, 0.1
+FIRST, _NEXT, _FAST = 0.1, 0.5, 0.1
 _FOLLOWS, _INDIFFERENT = 0.2, 1e-3
-# A ridge has done its work when a sweep takes off less than this share of the objective.
 _SLOW = 1e-5
 # On the path d‖error‖² = −ν·dΣλ². It is at its end where 1 % more of ‖λ‖ would gain less than this many % of the error,
 # if terms are larger than this share of ‖x‖; or where a ridge took off less than this share of the error.
@@ -30,7 +29,14 @@ class End(Enum):
 
 
 def ridge_path(
-    space: CPSpace, start: Sequence[Array], *, enough: float, largest: float, count: int, first: float = FIRST
+    space: CPSpace,
+    start: Sequence[Array],
+    *,
+    enough: float,
+    largest: float,
+    count: int,
+    first: float = FIRST,
+    stall: float = 0.0,
 ) -> Generator[Fit, None, End]:
     """Sweeps of min ‖x − x̂‖² + ν·Σ λ_r², ν ever smaller: errors fall, and terms grow only for what they gain.
 
@@ -49,6 +55,8 @@ def ridge_path(
         Sweeps allowed.
     first
         The first ridge; smaller ones for starts that are to be kept.
+    stall
+        A ridge has done its work when a sweep takes off less than this share of the objective, or than 1e-5.
     """
     factors, done, before, space.ridge = start, 0, float("inf"), first
     most = max(10, count // 10)
@@ -61,7 +69,7 @@ def ridge_path(
                 return End.kept
             if done >= count:
                 return End.used_up
-            settled = objective - fit.objective < _SLOW * objective
+            settled = objective - fit.objective < max(_SLOW, stall) * objective
             pays = fit.size <= HARMLESS or space.ridge * fit.size**2 > _PAYS * fit.error**2
             if settled or (pays and k + 1 >= most):
                 break

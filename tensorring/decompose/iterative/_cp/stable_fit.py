@@ -16,9 +16,9 @@ from tensorring.decompose.iterative._cp.space import CPSpace, Fit, sweeps
 from tensorring.tensors import Stop
 
 # Where a CP has at least this share of the numbers of x, exact fits are near, and so are borders of the set of CPs: up
-# to so many unknowns damped Gauss–Newton steps do the work there, after a few sweeps with a ridge (whole paths lead to
-# local minima more often: ⟨3,3,2⟩ 12 of 24 starts, against 1 of 16).
-_SHARE, _SMALL, _FEW = 0.5, 400, 15
+# to so many unknowns damped Gauss–Newton steps do the work there, after a few sweeps with a ridge, (whole paths, and
+# larger ridges, lead to local minima more often: ⟨3,3,2⟩ 12 of 24 starts, against 1 of 16).
+_SHARE, _SMALL, _FEW, _DENSE_RIDGE = 0.5, 400, 15, 1e-2
 # Up to so many unknowns they finish what a path began: below this error, or where terms outgrew the norm.
 _NEAR, _FINISHED = 0.05, 2000
 # ‖λ‖/‖x‖ from which on steps follow a valley without end; the change of the error at which they end by themselves.
@@ -27,7 +27,7 @@ _VALLEY, _STALL = 100.0, 1e-6
 # error, by so many sweeps.
 _ESCAPES, _LOOSE, _BEYOND, _LOOSE_SWEEPS = 5, 0.3, 1.05, 50
 # What the correction of terms that are not harmless may cost, as a share of the error.
-_SLACK = 0.002
+_SLACK = 0.001
 # Sweeps kept for the correction, and for a bounded norm.
 RESERVED = 50
 
@@ -56,6 +56,8 @@ class StableFit:
         The largest ‖λ‖/‖x‖ allowed.
     max_sweeps
         Some of them are kept for the correction.
+    stall
+        The change of the error that counts as none, where that is more than each phase has for itself.
     corrects
         False leaves the correction out: for trials.
     """
@@ -67,13 +69,16 @@ class StableFit:
         *,
         max_norm: float,
         max_sweeps: int,
+        stall: float = 0.0,
         corrects: bool = True,
     ) -> None:
         self.problem, self.spaces, self.max_norm, self._corrects = problem, spaces, max_norm, corrects
+        self._stall = stall
         self.rank = spaces[-1].rank
         self.unknowns = self.rank * sum(min(n, self.rank) for n in problem.shape)
         free = self.rank * (sum(problem.shape) - problem.x.ndim + 1)
-        self._steps_early = self.unknowns <= _SMALL and free >= _SHARE * math.prod(problem.shape)
+        self._is_dense = free >= _SHARE * math.prod(problem.shape)
+        self._steps_early = self._is_dense and self.unknowns <= _SMALL
         self._enough = problem.floor / 4 if problem.tol is None else problem.tol
         self._reserved = min(RESERVED, max_sweeps // 4)
         self._left = max_sweeps - self._reserved
@@ -89,8 +94,8 @@ class StableFit:
             rows, first = self._rows(), space.ridge
         kept = Stop.stall if self.problem.tol is None else Stop.tol
         stop = {End.kept: kept, End.used_up: Stop.max_sweeps, End.large: Stop.border_rank}.get(end, Stop.stall)
-        promising = end is End.large and self.unknowns <= _FINISHED or end is End.used_up and self._is_near()
-        if end is not End.kept and (self._steps_early or promising):
+        outgrown = end is End.large and self.unknowns <= _FINISHED
+        if end is not End.kept and (self._steps_early or outgrown or (end is End.used_up and self._is_near())):
             stop = yield from self._finished()
         if stop is Stop.border_rank:
             yield from self._bounded()
@@ -100,12 +105,14 @@ class StableFit:
 
     def _walked(self, space: CPSpace, rows: list[Array], first: float) -> Generator[tuple[Factors, float], None, End]:
         """A path. One that steps may finish pauses after each third of the sweeps, to see whether it is near."""
-        small = self.unknowns <= _FINISHED
-        count = _FEW if self._steps_early else self._left // 3 if small else self._left
+        count = self._left // 3 if self.unknowns <= _FINISHED else self._left
+        count = _FEW if self._steps_early else count
+        first = min(first, _DENSE_RIDGE) if self._is_dense else first
         end = End.used_up
         while end is End.used_up and self._left > 0:
             count = max(1, min(count, self._left))
-            path = ridge_path(space, rows, enough=self._enough, largest=self.max_norm, count=count, first=first)
+            limits = {"enough": self._enough, "largest": self.max_norm, "stall": self._stall}
+            path = ridge_path(space, rows, count=count, first=first, **limits)
             end = yield from self._told(path)
             if self._steps_early or self._is_near():
                 break
@@ -154,7 +161,7 @@ class StableFit:
                 yield self._state()
                 if error <= self._enough and size <= self.max_norm:
                     return Stop.stall if self.problem.tol is None else Stop.tol
-                if before - error <= _STALL * error:
+                if before - error <= max(_STALL, self._stall) * error:
                     break
                 before = error
             if size <= self.max_norm:
@@ -164,7 +171,7 @@ class StableFit:
     def _steps(self, factors: Factors) -> Iterator[tuple[Factors, float]]:
         residual = Residual(self.problem.x)
         start = [as_dtype(u, residual.dtype) for u in factors]
-        for fit, error in steps(residual, start, self.problem.norm, largest=_VALLEY, stall=_STALL):
+        for fit, error in steps(residual, start, self.problem.norm, largest=_VALLEY, stall=max(_STALL, self._stall)):
             yield tuple(fit.expanded()), error
 
     def _escaped(self, factors: Factors) -> Factors:
@@ -186,7 +193,7 @@ class StableFit:
                 break
             self.best = Best(tuple(fit.expanded()), error, fit.size)
             yield self._state()
-            if before - error <= _STALL * error or self._left <= 2 - self._reserved:
+            if before - error <= max(_STALL, self._stall) * error or self._left <= 2 - self._reserved:
                 break
             before = error
 
