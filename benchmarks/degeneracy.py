@@ -228,8 +228,9 @@ TEXTS = {
     "kernels": "All kernels of the residual blocks as (outputs, inputs, 9), in double precision, at 1/ratio of their "
     f"parameters. Plain: `cp_als` with stall=0, {SWEEPS} sweeps (extrapolation on). Stable: `cp_stable` as it comes. "
     "One after the other, kernel after kernel; seconds are sums over the kernels.",
-    "sweep": "Bound: 1.005 × the error of the start (rings: 1.05 ×). `Correction.sweep` against `CPSpace.sweep`; for rings a sweep of `corrected_ring`, its gauge and the "
-    "error that it measures included, against one of `tr_als`.",
+    "sweep": "Bound: 1.005 × the error of the start (rings: 1.05 ×). `Correction.sweep` against `CPSpace.sweep`, fifty "
+    "from where plain sweeps end and fifty from where `cp_stable` does; for rings a sweep of `corrected_ring`, its "
+    "gauge and the error that it measures included, against one of `tr_als`.",
     "known": "Where theory tells what can be reached.",
 }
 

@@ -1,23 +1,65 @@
-"""The README's Python code runs as it stands, block after block."""
+"""The Python code of README and tutorials runs as it stands, block after block, and prints what they show."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+ROOT = Path(__file__).resolve().parent.parent
+TUTORIAL = ROOT / "docs" / "tutorials" / "when_cp_degenerates.md"
+PAGES = [ROOT / "README.md", *sorted(TUTORIAL.parent.glob("*.md"))]
+# A block of code, and the output shown right below it.
+BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", flags=re.DOTALL)
 
 
-def test_there_are_blocks_to_run():
-    assert len(BLOCKS) >= 2
+def _blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def _skeleton(text: str) -> str:
+    """Words without numbers and line breaks: numbers may differ from machine to machine."""
+    return re.sub(r"-?\d[\d.,]*(e[+-]?\d+)?", "#", " ".join(text.split()))
+
+
+def _run(page: Path, capsys) -> tuple[dict[str, object], str]:
+    """The names that a page leaves behind, and all that it printed."""
+    names: dict[str, object] = {}
+    printed = []
+    for code, shown in _blocks(page):
+        exec(compile(code, str(page), "exec"), names)
+        printed.append(capsys.readouterr().out)
+        if shown:
+            assert _skeleton(printed[-1]) == _skeleton(shown)
+    return names, "".join(printed)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_there_are_blocks_to_run(page) -> None:
+    assert len(_blocks(page)) >= 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_and_pictures_are_there(page) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
 
 
 def test_readme_code_runs(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for block in BLOCKS:
-        exec(compile(block, str(README), "exec"), names)
+    names, printed = _run(ROOT / "README.md", capsys)
     assert names["result"].error <= 1e-6
-    assert "TTTensor of shape 40 × 50 × 60" in capsys.readouterr().out
+    assert "TTTensor of shape 40 × 50 × 60" in printed
+
+
+def test_tutorial_code_prints_what_it_shows(tmp_path, monkeypatch, capsys) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    names, _ = _run(TUTORIAL, capsys)
+    plain, fixed, three, enough = (names[name] for name in ("plain", "fixed", "three", "enough"))
+    assert fixed.error <= 1.02 * plain.error * (1 + 1e-10)
+    assert three.error < plain.error
+    assert enough.converged
+    before, after = names["ratios"]
+    assert before > 10 * after, "the ring"

@@ -1,4 +1,4 @@
-"""tensorring_torch: layers of PyTorch networks as sequences of smaller plain ones; networks compressed and trained on."""
+"""tensorring_torch: layers of PyTorch networks as sequences of smaller plain ones, whole networks, and training on."""
 
 from tensorring_torch.checkpoint import load, save
 from tensorring_torch.forms.cp import TuckerCPTensor

@@ -116,8 +116,9 @@ def draw_growth() -> None:
             norms.plot(SWEEPS, [size for size, _ in points], "o-", color=colour, label=name)
             errors.plot(SWEEPS, [error for _, error in points], "o-", color=colour, label=name)
         norms.set(xscale="log", yscale="log", title=title)
-        norms.set_yticks([1, 3, 10, 30, 100, 300], ["1", "3", "10", "30", "100", "300"])
+        norms.set_yticks([1, 10, 100, 1_000], ["1", "10", "100", "1,000"])
         norms.minorticks_off()
+        norms.set_ylim(1, 1_000)
         errors.set(xscale="log", xlabel="sweeps allowed")
         errors.set_xticks([10, 100, 1_000], ["10", "100", "1,000"])
     axes[0, 0].set_ylabel("‖λ‖/‖x‖")
@@ -149,12 +150,13 @@ def draw_tradeoff() -> None:
     errors = np.geomspace(5e-6, 0.15, 100)
     law = np.sqrt((1 + math.sqrt(3) * errors) ** 3 / (2 * math.sqrt(3) * errors) / 3)
     axis.plot(law, errors, color=GREY, label="error · Σλ² = (1 + √3 error)³/(2√3)")
+    tolerances = (0.1, 0.03, 0.01, 0.003, 0.0003)
     rough = tg.cp_als(w, rank=2, stall=0, max_sweeps=1_000, init="random", rng=0).tensor
     series = {
         "plain, 10 to 1,000 sweeps": (
             PLAIN, "s", [tg.cp_als(w, rank=2, stall=0, max_sweeps=n, init="random", rng=0) for n in SWEEPS[:5]]),
         "stabilize, tol 0.1 to 0.0003": (
-            THIRD, "D", [tg.stabilize(w, rough, tol=tol, max_sweeps=5_000) for tol in (0.1, 0.03, 0.01, 0.003, 0.0003)]),
+            THIRD, "D", [tg.stabilize(w, rough, tol=tol, max_sweeps=5_000) for tol in tolerances]),
         "cp_stable, max_norm 2, 5, 10, 20": (
             STABLE, "o", [tg.cp_stable(w, rank=2, max_norm=bound) for bound in (2.0, 5.0, 10.0, 20.0)]),
     }  # fmt: skip
@@ -264,7 +266,7 @@ def save(figure: plt.Figure, name: str) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn)
     plt.close(figure)
-    Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(IMAGES / name, optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(IMAGES / name, optimize=True)
 
 
 def main() -> None:

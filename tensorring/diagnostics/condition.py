@@ -11,8 +11,8 @@ from tensorring._array import eps, svd, triangle
 from tensorring.diagnostics.terms import Terms, compressed
 from tensorring.linalg.sizes import Values
 
-# Multiply-adds of the QR decomposition of Terracini's matrix, and its entries: a second on one core, and 128 MiB.
-_MOST_WORK, _MOST_ENTRIES = 10**10, 2**24
+# Multiply-adds of the QR decomposition of Terracini's matrix, and its entries: tenths of a second, and 128 MiB.
+_MOST_WORK, _MOST_ENTRIES = 2 * 10**9, 2**24
 
 
 def condition_number(terms: Terms) -> float | None:
@@ -21,7 +21,7 @@ def condition_number(terms: Terms) -> float | None:
     For small changes of the tensor, (Σ_r ‖Δterm_r‖²)^½ ≤ κ·‖Δtensor‖, and no smaller number will do. At least 1, which
     orthogonal terms of three modes or more have. Infinite where the tangent spaces are dependent, to rounding: the
     terms are not determined by the tensor, not even locally. None where T is too large: above 2^24 entries, or
-    10^10 multiply-adds.
+    2·10^9 multiply-adds.
 
     Notes
     -----

@@ -115,7 +115,7 @@ def degeneracy(t: LowRankTensor) -> Degeneracy:
     2008). Tucker tensors, trains and cuts are closed; what their ratio shows is a bad gauge, which can be taken away.
     Norms come from QR decompositions, so that ratios up to 1/eps are right; for rings of n·r_0²·r² > 2^24, to 10^7.
 
-    Cost of CP: d·n·R³ and the condition number, rows·columns² of Terracini's matrix, at most 10^10 (about a second);
+    Cost of CP: d·n·R³ and the condition number, rows·columns² of Terracini's matrix, at most 2·10^9;
     beyond that it is None. Others: that of `sensitivity` and d·n·(r_0·r)³.
 
     References

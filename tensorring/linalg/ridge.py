@@ -29,21 +29,31 @@ from tensorring.linalg.solve import ILL_CONDITIONED
 Vector = np.ndarray[Any, Any]
 
 # Relative accuracy of a squared residual or norm, where rounding leaves that much.
-_ACCURACY = 1e-13
+ACCURACY = 1e-13
+# What explains this share of all of it is all of it, to rounding.
+_ALL = 1 - 4 * float(np.finfo(np.float64).eps)
 # The secular equation is nearly linear: five steps are usual, spectra over 30 decades took 25.
 _STEPS = 100
 
 
 class Ridge(NamedTuple):
-    """A solution V (r, n), the squared residual that it leaves, and its multiplier ν."""
+    """A solution V (r, n), the squared residual that it leaves, its multiplier ν, and the secular slope there."""
 
     solution: Array
     squared_error: float
     multiplier: float
+    slope: float = 0.0
 
 
 def least_norm(
-    gram: Array, right: Array, *, squared_norm: float, bound: float, weights: Array | None = None, guess: float = 0.0
+    gram: Array,
+    right: Array,
+    *,
+    squared_norm: float,
+    bound: float,
+    weights: Array | None = None,
+    guess: Ridge | None = None,
+    accuracy: float = ACCURACY,
 ) -> Ridge:
     """min Re tr(Vᴴ·W·V) subject to ‖x‖² − 2·Re⟨V, B⟩ + ⟨V, Γ·V⟩ ≤ δ²: the smallest V within a residual.
 
@@ -63,7 +73,9 @@ def least_norm(
     weights
         W: None for I; (r,), positive; or (r, r), Hermitian and positive definite.
     guess
-        Where to look for ν first, such as where it was a sweep ago.
+        What was found for nearly the same problem, such as a sweep ago: where to look for ν first.
+    accuracy
+        To which φ(ν) − φ(0) is δ² − φ(0), relatively, where rounding leaves that much.
 
     Notes
     -----
@@ -88,23 +100,29 @@ def least_norm(
     fitted = _explained(gram, solution, right)
     least, room = max(0.0, squared_norm - fitted), bound**2 - (squared_norm - fitted)
     noise = eps("float64") * squared_norm
-    if room <= noise:
+    if room <= 8 * noise:
         return Ridge(change.back(solution, unscaled), least, 0.0)
+    if room >= fitted * _ALL:
+        return Ridge(change.back(0.0 * solution, unscaled), squared_norm, math.inf)
 
     def excess(inverse: float) -> tuple[float, Array]:
         solve = cholesky_solver(ridged(gram, 1 / inverse))
         if solve is None:
             return math.inf, solution
         v = solve(right)
-        gained = fitted - _explained(gram, v, right)
+        gained = fitted - _inner(v, right) - _inner(v, v) / inverse  # Γ·V = B − νV saves a product
         return (gained**-0.5 if gained > 0 else math.inf), v
 
     # At μ = 0 all is known: V vanishes, and the slope is ‖B‖².
     start = fitted**-0.5
     first = (room**-0.5 - start) * fitted**1.5 / _inner(right, right)
-    accuracy = max(_ACCURACY, 2 * noise / room)
-    inverse, p, solution = _root(excess, room**-0.5, start, 1 / guess if guess > 0 else first, accuracy)
-    return Ridge(change.back(solution, unscaled), squared_norm - fitted + (p**-2 if p < math.inf else 0.0), 1 / inverse)
+    accuracy = max(accuracy, 2 * noise / room)
+    slope = 0.0
+    if guess is not None and guess.slope > 0:
+        first, slope = 1 / guess.multiplier, guess.slope
+    found = _root(excess, room**-0.5, start, first, accuracy, slope)
+    squared = squared_norm - fitted + (found.value**-2 if found.value < math.inf else 0.0)
+    return Ridge(change.back(found.payload, unscaled), squared, 1 / found.at, found.slope)
 
 
 def least_norm_rows(matrix: Array, right: Array, *, bound: float, weights: Array | None = None) -> Ridge:
@@ -147,7 +165,8 @@ def bounded_norm(gram: Array, right: Array, *, max_norm: float) -> Ridge:
             return float((squares / (sigma + nu) ** 2).sum()) ** -0.5, None
 
         slope = length**-3 * float((squares / sigma**3).sum())
-        nu, _, _ = _root(inverse_length, 1 / max_norm, 1 / length, (1 / max_norm - 1 / length) / slope, _ACCURACY)
+        first = (1 / max_norm - 1 / length) / slope
+        nu = _root(inverse_length, 1 / max_norm, 1 / length, first, ACCURACY).at
     squared = -float((squares * (sigma + 2 * nu) / (sigma + nu) ** 2).sum())
     solution = vectors @ (inside * _column(np.where(kept, 1 / (sigma + nu), 0.0), wide))
     return Ridge(as_dtype(solution, dtype_name(right.dtype)), squared, nu)
@@ -173,7 +192,7 @@ def spectral_root(sigma: Vector, squares: Vector, outside: float, bound: float) 
     0 where even ν = 0 leaves no less than δ, infinite where all may go.
     """
     room, whole = bound**2 - outside, float(squares.sum())
-    if room >= whole:
+    if room >= whole * _ALL:
         return math.inf, outside + whole
     if room <= eps("float64") * (outside + whole) * eps("float64"):
         return 0.0, outside
@@ -183,34 +202,51 @@ def spectral_root(sigma: Vector, squares: Vector, outside: float, bound: float) 
 
     start = whole**-0.5
     first = (room**-0.5 - start) * whole**1.5 / float((squares * sigma).sum())
-    inverse, p, _ = _root(excess, room**-0.5, start, first, _ACCURACY)
-    return 1 / inverse, outside + p**-2
+    found = _root(excess, room**-0.5, start, first, ACCURACY)
+    return 1 / found.at, outside + found.value**-2
+
+
+class _Root(NamedTuple):
+    """μ, p(μ), what came with it, and the last slope of p."""
+
+    at: float
+    value: float
+    payload: Any
+    slope: float
 
 
 def _root(
-    function: Callable[[float], tuple[float, Any]], target: float, start: float, guess: float, accuracy: float
-) -> tuple[float, float, Any]:
-    """μ > 0 with p(μ) = target, p increasing and concave, p(0) = start < target: (μ, p(μ), what came with it).
+    function: Callable[[float], tuple[float, Any]],
+    target: float,
+    start: float,
+    guess: float,
+    accuracy: float,
+    slope: float = 0.0,
+) -> _Root:
+    """μ > 0 with p(μ) = target, p increasing and concave, p(0) = start < target.
 
-    By secants: from the left they stay there. Kept within a bracket all the same, since p comes with rounding.
+    By secants: from the left they stay there. Kept within a bracket all the same, since p comes with rounding. The
+    first step takes the `slope` at the guess, if there is one.
     """
-    low, high = 0.0, math.inf
+    low, high, known = 0.0, math.inf, slope
     before, at = (0.0, start), guess
-    best: tuple[float, float, float, Any] | None = None
+    best: tuple[float, _Root] | None = None
     for _ in range(_STEPS):
         value, payload = function(at)
         off = abs(value / target - 1)
+        usable = value not in (math.inf, before[1]) and at != before[0]
+        slope = known or ((value - before[1]) / (at - before[0]) if usable else 0.0)
         if best is None or off < best[0]:
-            best = (off, at, value, payload)
+            best = (off, _Root(at, value, payload, slope))
         if off <= accuracy or high - low <= 4 * eps("float64") * low:
             break
         low, high = (at, high) if value < target else (low, at)
-        step = (target - value) * (at - before[0]) / (value - before[1]) if value not in (math.inf, before[1]) else 0.0
-        before, at = (at, value), at + step
+        step = (target - value) / slope if usable and slope > 0 else 0.0
+        before, at, known = (at, value), at + step, 0.0
         if not low < at < high:
             at = 8 * low if high == math.inf else math.sqrt(low * high) if low > 0 else high / 8
     assert best is not None
-    return best[1:]
+    return best[1]
 
 
 class _Change(NamedTuple):

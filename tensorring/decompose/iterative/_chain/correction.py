@@ -140,7 +140,7 @@ class _Sweep:
 
     def __init__(self, x: Array, norm: float, measure: str) -> None:
         self._x, self._norm, self._measure = x, norm, measure
-        self._multipliers = [0.0] * x.ndim
+        self._found: list[Ridge | None] = [None] * x.ndim
 
     def __call__(self, cores: Sequence[Array], bound: float) -> Cores:
         xp, x, done = namespace(self._x), self._x, list(cores)
@@ -163,7 +163,7 @@ class _Sweep:
         xp, (p, size, s) = namespace(right), cores[n].shape
         form = _definite(weights) if self._measure == "sensitivity" else None
         found = self._ridge(cores, n, gram, right, form, bound)
-        self._multipliers[n] = found.multiplier if math.isfinite(found.multiplier) else 0.0
+        self._found[n] = found
         old = xp.reshape(xp.permute_dims(cores[n], (0, 2, 1)), (p * s, size))
         if not bool(xp.all(xp.isfinite(found.solution))) or _quadratic(found.solution, form) > _quadratic(old, form):
             return cores[n]
@@ -178,8 +178,7 @@ class _Sweep:
             matrix = xp.reshape(xp.permute_dims(chain, (2, 1, 0)), (entries, -1))
             rows = xp.reshape(xp.permute_dims(self._x, (*others, n)), (entries, -1))
             return least_norm_rows(matrix, rows, bound=delta, weights=form)
-        guess = self._multipliers[n]
-        return least_norm(gram, right, squared_norm=self._norm**2, bound=delta, weights=form, guess=guess)
+        return least_norm(gram, right, squared_norm=self._norm**2, bound=delta, weights=form, guess=self._found[n])
 
 
 def _whole_partial(x: Array, half: Half, cores: Sequence[Array]) -> Array:

@@ -21,6 +21,8 @@ _FINE, _ENTRIES = 3e-3, 2**22
 _ROUNDING = 1e-6
 # What starts above the bound by more is to be brought below it.
 _ROUNDED = 1e-13
+# To which sweeps meet the bound: what is returned in the end is measured.
+_ACCURACY = 1e-9
 # Sweeps end when one takes off less than this share of the measure.
 _STALL = 1e-3
 
@@ -61,7 +63,7 @@ class Correction:
         self.x, self.norm, self.exponent = x, norm, exponent
         self._complex = is_complex(x)
         self._double = "complex128" if self._complex else "float64"
-        self._guesses = [0.0] * x.ndim
+        self._guesses: list[Ridge | None] = [None] * x.ndim
         self._tree: TwoPassTree | MultiSweepTree = tree(x, rank)
 
     def start(self, factors: Sequence[Array], error: float) -> Corrected:
@@ -112,10 +114,9 @@ class Correction:
             room = math.sqrt(max(0.0, bound**2 - lost))
             found = least_norm_rows(matrix, right, bound=room, weights=penalty)
             return found._replace(squared_error=found.squared_error + lost)
-        found = least_norm(
-            gram, product, squared_norm=self.norm**2, bound=bound, weights=penalty, guess=self._guesses[mode]
-        )
-        self._guesses[mode] = found.multiplier if math.isfinite(found.multiplier) else 0.0
+        limits = {"squared_norm": self.norm**2, "bound": bound, "accuracy": _ACCURACY}
+        found = least_norm(gram, product, weights=penalty, guess=self._guesses[mode], **limits)
+        self._guesses[mode] = found
         return found
 
     def _unit(self, v: Array) -> tuple[Array, Array, Array]:

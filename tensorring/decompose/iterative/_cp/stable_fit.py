@@ -7,16 +7,18 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 from tensorring._array import Array, as_dtype, copy, dtype_name, namespace
+from tensorring.algebra import relative_error
 from tensorring.decompose._arguments import Problem
 from tensorring.decompose.iterative._cp.correction import Correction, corrections
 from tensorring.decompose.iterative._cp.lm_residual import Residual
 from tensorring.decompose.iterative._cp.lm_sweeps import sweeps as steps
+from tensorring.decompose.iterative._cp.normal import normalized
 from tensorring.decompose.iterative._cp.ridge_path import FIRST, HARMLESS, End, ridge_path
 from tensorring.decompose.iterative._cp.space import CPSpace, Fit, sweeps
 from tensorring.tensors import Stop
 
 # Where a CP has at least this share of the numbers of x, exact fits are near, and so are borders of the set of CPs: up
-# to so many unknowns damped Gauss–Newton steps do the work there, after a few sweeps with a ridge, (whole paths, and
+# to so many unknowns damped Gauss–Newton steps do the work there, after a few sweeps with a ridge (whole paths, and
 # larger ridges, lead to local minima more often: ⟨3,3,2⟩ 12 of 24 starts, against 1 of 16).
 _SHARE, _SMALL, _FEW, _DENSE_RIDGE = 0.5, 400, 15, 1e-2
 # Up to so many unknowns they finish what a path began: below this error, or where terms outgrew the norm.
@@ -83,6 +85,7 @@ class StableFit:
         self._reserved = min(RESERVED, max_sweeps // 4)
         self._left = max_sweeps - self._reserved
         self.best = Best((), math.inf, math.inf)
+        self._reached: Factors = ()  # in the coordinates of the space swept over
 
     def run(self, start: Sequence[Array], *, first: float = FIRST) -> States:
         """From factors of the first space, rank first, and a first ridge: a state after each sweep; why it ended."""
@@ -103,7 +106,9 @@ class StableFit:
             yield from corrected(self.problem, self.best, self._reserved)
         return stop
 
-    def _walked(self, space: CPSpace, rows: list[Array], first: float) -> Generator[tuple[Factors, float], None, End]:
+    def _walked(
+        self, space: CPSpace, rows: Sequence[Array], first: float
+    ) -> Generator[tuple[Factors, float], None, End]:
         """A path. One that steps may finish pauses after each third of the sweeps, to see whether it is near."""
         count = self._left // 3 if self.unknowns <= _FINISHED else self._left
         count = _FEW if self._steps_early else count
@@ -116,7 +121,7 @@ class StableFit:
             end = yield from self._told(path)
             if self._steps_early or self._is_near():
                 break
-            rows, first = self._rows(), space.ridge
+            rows, first = self._reached, space.ridge
         return end
 
     def _is_near(self) -> bool:
@@ -136,6 +141,7 @@ class StableFit:
                 return ended
             if fit.size <= self.max_norm or not self.best.factors:
                 self.best = Best(tuple(fit.expanded()), fit.error, fit.size)
+            self._reached = fit.factors
             yield self._state()
 
     def _state(self) -> tuple[Factors, float]:
@@ -171,7 +177,8 @@ class StableFit:
     def _steps(self, factors: Factors) -> Iterator[tuple[Factors, float]]:
         residual = Residual(self.problem.x)
         start = [as_dtype(u, residual.dtype) for u in factors]
-        for fit, error in steps(residual, start, self.problem.norm, largest=_VALLEY, stall=max(_STALL, self._stall)):
+        largest, stall = max(_VALLEY, self.max_norm), max(_STALL, self._stall)
+        for fit, error in steps(residual, start, self.problem.norm, largest=largest, stall=stall):
             yield tuple(fit.expanded()), error
 
     def _escaped(self, factors: Factors) -> Factors:
@@ -201,15 +208,25 @@ class StableFit:
 def corrected(problem: Problem, best: Best, count: int) -> Iterator[tuple[Factors, float]]:
     """Ever less sensitive terms, within the tolerance if that is kept, else at an error a little above the one reached.
 
-    Nothing where the terms hardly cancel, or where the fit is exact.
+    Nothing where the terms hardly cancel, or where the fit is exact. Where rounding brought the last ones above the
+    tolerance, those at the start are the result.
     """
     if best.size <= HARMLESS or best.error <= problem.floor:
         return
     kept = problem.tol is not None and best.error <= problem.tol
     bound = problem.tol if kept and problem.tol is not None else (1 + _SLACK) * best.error
     factors = [as_dtype(u, dtype_name(problem.x.dtype)) for u in best.factors]
+    last = None
     for state in corrections(problem, factors, best.error, bound, count=count):
-        yield tuple(state.expanded()), state.error
+        last = tuple(state.expanded())
+        yield last, state.error
+    if kept and last is not None and not problem.keeps(measured(problem, last)):
+        yield best.factors, best.error
+
+
+def measured(problem: Problem, factors: Sequence[Array]) -> float:
+    """The relative error of factor matrices (n, R), from the residual of what is returned."""
+    return relative_error(problem.x, normalized(factors).astype(dtype_name(problem.x.dtype)))
 
 
 def weight_norm(factors: Sequence[Array]) -> float:
