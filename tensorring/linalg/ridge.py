@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,16 +23,8 @@ from tensorring._array import (
     to_device,
     to_host,
 )
+from tensorring.linalg.secular import ACCURACY, ALL, Vector, concave_root
 from tensorring.linalg.solve import ILL_CONDITIONED
-
-Vector = np.ndarray[Any, Any]
-
-# Relative accuracy of a squared residual or norm, where rounding leaves that much.
-ACCURACY = 1e-13
-# What explains this share of all of it is all of it, to rounding.
-_ALL = 1 - 4 * float(np.finfo(np.float64).eps)
-# The secular equation is nearly linear: five steps are usual, spectra over 30 decades took 25.
-_STEPS = 100
 
 
 class Ridge(NamedTuple):
@@ -102,7 +93,7 @@ def least_norm(
     noise = eps("float64") * squared_norm
     if room <= 8 * noise:
         return Ridge(change.back(solution, unscaled), least, 0.0)
-    if room >= fitted * _ALL:
+    if room >= fitted * ALL:
         return Ridge(change.back(0.0 * solution, unscaled), squared_norm, math.inf)
 
     def excess(inverse: float) -> tuple[float, Array]:
@@ -120,7 +111,7 @@ def least_norm(
     slope = 0.0
     if guess is not None and guess.slope > 0:
         first, slope = 1 / guess.multiplier, guess.slope
-    found = _root(excess, room**-0.5, start, first, accuracy, slope)
+    found = concave_root(excess, room**-0.5, start, first, accuracy, slope)
     squared = squared_norm - fitted + (found.value**-2 if found.value < math.inf else 0.0)
     return Ridge(change.back(found.payload, unscaled), squared, 1 / found.at, found.slope)
 
@@ -166,7 +157,7 @@ def bounded_norm(gram: Array, right: Array, *, max_norm: float) -> Ridge:
 
         slope = length**-3 * float((squares / sigma**3).sum())
         first = (1 / max_norm - 1 / length) / slope
-        nu = _root(inverse_length, 1 / max_norm, 1 / length, first, ACCURACY).at
+        nu = concave_root(inverse_length, 1 / max_norm, 1 / length, first, ACCURACY).at
     squared = -float((squares * (sigma + 2 * nu) / (sigma + nu) ** 2).sum())
     solution = vectors @ (inside * _column(np.where(kept, 1 / (sigma + nu), 0.0), wide))
     return Ridge(as_dtype(solution, dtype_name(right.dtype)), squared, nu)
@@ -184,69 +175,6 @@ def _by_eigenvalues(
     nu, squared = spectral_root(sigma, squares / sigma, max(0.0, squared_norm - float((squares / sigma).sum())), bound)
     solution = vectors @ (inside * _column(np.where(kept, 1 / (sigma + nu), 0.0), right))
     return Ridge(change.back(solution, unscaled), squared, nu)
-
-
-def spectral_root(sigma: Vector, squares: Vector, outside: float, bound: float) -> tuple[float, float]:
-    """ν with outside + Σ c·(ν/(σ + ν))² = δ², and that sum, for σ and c on the host.
-
-    0 where even ν = 0 leaves no less than δ, infinite where all may go.
-    """
-    room, whole = bound**2 - outside, float(squares.sum())
-    if room >= whole * _ALL:
-        return math.inf, outside + whole
-    if room <= eps("float64") * (outside + whole) * eps("float64"):
-        return 0.0, outside
-
-    def excess(inverse: float) -> tuple[float, None]:
-        return float((squares / (1 + sigma * inverse) ** 2).sum()) ** -0.5, None
-
-    start = whole**-0.5
-    first = (room**-0.5 - start) * whole**1.5 / float((squares * sigma).sum())
-    found = _root(excess, room**-0.5, start, first, ACCURACY)
-    return 1 / found.at, outside + found.value**-2
-
-
-class _Root(NamedTuple):
-    """μ, p(μ), what came with it, and the last slope of p."""
-
-    at: float
-    value: float
-    payload: Any
-    slope: float
-
-
-def _root(
-    function: Callable[[float], tuple[float, Any]],
-    target: float,
-    start: float,
-    guess: float,
-    accuracy: float,
-    slope: float = 0.0,
-) -> _Root:
-    """μ > 0 with p(μ) = target, p increasing and concave, p(0) = start < target.
-
-    By secants: from the left they stay there. Kept within a bracket all the same, since p comes with rounding. The
-    first step takes the `slope` at the guess, if there is one.
-    """
-    low, high, known = 0.0, math.inf, slope
-    before, at = (0.0, start), guess
-    best: tuple[float, _Root] | None = None
-    for _ in range(_STEPS):
-        value, payload = function(at)
-        off = abs(value / target - 1)
-        usable = value not in (math.inf, before[1]) and at != before[0]
-        slope = known or ((value - before[1]) / (at - before[0]) if usable else 0.0)
-        if best is None or off < best[0]:
-            best = (off, _Root(at, value, payload, slope))
-        if off <= accuracy or high - low <= 4 * eps("float64") * low:
-            break
-        low, high = (at, high) if value < target else (low, at)
-        step = (target - value) / slope if usable and slope > 0 else 0.0
-        before, at, known = (at, value), at + step, 0.0
-        if not low < at < high:
-            at = 8 * low if high == math.inf else math.sqrt(low * high) if low > 0 else high / 8
-    assert best is not None
-    return best[1]
 
 
 class _Change(NamedTuple):

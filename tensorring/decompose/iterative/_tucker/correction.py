@@ -22,8 +22,8 @@ from tensorring._array import (
 from tensorring.contract.unfold import mode_product
 from tensorring.decompose._arguments import Problem
 from tensorring.linalg.rank import Values
-from tensorring.linalg.ridge import spectral_root
 from tensorring.linalg.scale import measure as scale_of
+from tensorring.linalg.secular import spectral_root
 from tensorring.tensors import TuckerTensor
 
 
