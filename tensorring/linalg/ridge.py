@@ -23,7 +23,7 @@ from tensorring._array import (
     to_device,
     to_host,
 )
-from tensorring.linalg.secular import ACCURACY, ALL, Vector, concave_root
+from tensorring.linalg.secular import ACCURACY, ALL, Vector, concave_root, spectral_root
 from tensorring.linalg.solve import ILL_CONDITIONED
 
 
