@@ -114,13 +114,18 @@ def _by_ratio(options: argparse.Namespace) -> Iterator[str]:
     command += f" --allocate {options.allocate}"
     if options.fine_tune:
         command += f" --fine-tune {options.fine_tune} --lr {' '.join(f'{lr:g}' for lr in options.lr)}"
-        command += f" --seeds {' '.join(map(str, options.seeds))}"
-    yield "# Pretrained CIFAR ResNets in CP form, without data and after a few epochs"
+        command += f" --seeds {' '.join(map(str, options.seeds))} --validation {options.validation:g}"
+    yield "# Pretrained CIFAR ResNets in CP form"
     yield (
         f"Written by `{command}`. The 3 × 3 kernels of the blocks with 1/ratio of their parameters; accuracy on 846 "
-        "test images (one standard error is about a point), after epochs on the 4,660 training images."
+        "test images (one standard error is about a point)."
     )
-    yield f"Recipe: {', '.join(f'{name} {value}' for name, value in cifar_cp.RECIPE.items())}; one cycle, last epoch."
+    if options.fine_tune:
+        recipe = ", ".join(f"{name} {value}" for name, value in cifar_cp.RECIPE.items())
+        yield (
+            f"Epochs: on the 4,660 training images but for {options.validation:.0%} held out for the column of "
+            f"validation; one cycle of the learning rate, last epoch, {recipe}."
+        )
     yield machine.describe(("numpy", "torch", "tensorring"))
     yield table(cifar_cp.HEAD, lines)
 

@@ -89,10 +89,9 @@ def compress(x: Any, *, tol: float, formats: str | Sequence[str] | None = None) 
 
 def _cp(x: Array, tol: float, stored: float) -> Decomposition[Any] | None:
     """Of fewer numbers than the best so far; alone, whatever it stores."""
-    entries, whole = math.prod(x.shape), math.prod(x.shape) // max(x.shape)
     if math.isinf(stored):
-        return smallest_cp(x, tol=tol, most=max(1, whole))
-    most = min(whole, (int(stored) - 1) // (1 + sum(x.shape)), int(_FLOPS / (_FLOPS_A_TERM * entries)))
+        return smallest_cp(x, tol=tol)
+    most = min((int(stored) - 1) // (1 + sum(x.shape)), int(_FLOPS / (_FLOPS_A_TERM * math.prod(x.shape))))
     return smallest_cp(x, tol=tol, most=most) if most > 0 else None
 
 

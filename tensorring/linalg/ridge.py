@@ -80,7 +80,7 @@ def least_norm(
     A.-H. Phan, P. Tichavský, A. Cichocki 2019, "Error preserving correction: a method for CP decomposition at a target
     error bound", arXiv 1709.08349.
     """
-    change = _Change.of(weights, gram)
+    change, bound, squared_norm = _Change.of(weights, gram), float(bound), float(squared_norm)
     gram, unscaled = change.gram(gram), right
     right = change.right(as_dtype(right, dtype_name(gram.dtype)))
     if bound**2 >= squared_norm:

@@ -31,13 +31,16 @@ def spectral_root(sigma: Vector, squares: Vector, outside: float, bound: float) 
     if room <= eps("float64") * (outside + whole) * eps("float64"):
         return 0.0, outside
 
+    # As shares of the largest and of all: products of these stay in range, whatever the scale.
+    largest = float(sigma.max())
+    sigma, squares, target = sigma / largest, squares / whole, math.sqrt(whole / room)
+
     def excess(inverse: float) -> tuple[float, None]:
         return float((squares / (1 + sigma * inverse) ** 2).sum()) ** -0.5, None
 
-    start = whole**-0.5
-    first = (room**-0.5 - start) * whole**1.5 / float((squares * sigma).sum())
-    found = concave_root(excess, room**-0.5, start, first, ACCURACY)
-    return 1 / found.at, outside + found.value**-2
+    first = (target - 1) / float((squares * sigma).sum())
+    found = concave_root(excess, target, 1.0, first, ACCURACY)
+    return largest / found.at, outside + whole * found.value**-2
 
 
 class Root(NamedTuple):

@@ -159,12 +159,19 @@ def cp_stable(
         return _result(control, run)
 
 
-def smallest_cp(x: Any, *, tol: float, most: int) -> Decomposition[CPTensor] | None:
+def smallest_cp(x: Any, *, tol: float, most: int | None = None) -> Decomposition[CPTensor] | None:
     """The CP of the smallest rank found that keeps the tolerance, of at most so many terms; None: there is none."""
     problem = prepare(x, tol=tol)
     if is_trivial(problem):
         return trivial(problem)
-    search = RankSearch(problem, max_norm=10.0, most=most, rng=np.random.default_rng(0))
+    whole = max(1, math.prod(problem.shape) // max(problem.shape))
+    search = RankSearch(
+        problem,
+        max_norm=10.0,
+        most=whole if most is None else min(most, whole),
+        rng=np.random.default_rng(0),
+        downwards=most is not None,
+    )
     if not search.reachable:
         return None
     control: Control[Factors] = Control(

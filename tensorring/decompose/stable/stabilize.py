@@ -7,22 +7,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from tensorring._array import as_dtype, dtype_name, is_complex, namespace
+from tensorring._array import Array, as_dtype, dtype_name, is_complex, namespace
 from tensorring.algebra import balance, relative_error
 from tensorring.contract.first_level import threads_for
 from tensorring.decompose._arguments import Problem, prepare
 from tensorring.decompose._sweeps import Callback, Control, Limits, Run
 from tensorring.decompose.iterative._chain.correction import corrected_ring
-from tensorring.decompose.iterative._cp.correction import corrections
+from tensorring.decompose.iterative._cp.correction import MARGIN, corrections, exponent_of, size_of
 from tensorring.decompose.iterative._cp.normal import normalized
 from tensorring.decompose.iterative._tucker.correction import corrected_core
+from tensorring.diagnostics import sensitivity
 from tensorring.linalg.scale import scaled
 from tensorring.tensors import CPTensor, Decomposition, LowRankTensor, TRTensor, TTTensor, TuckerTensor
 
 MEASURES = ("sensitivity", "norm")
-# Sweeps aim below the bound by this share of it; what they end with is measured, and where it is above the bound they
-# aim as far below it as it was above.
-_MARGIN, _ATTEMPTS = 1e-12, 5
+# What sweeps end with is measured; where it is above the bound they aim as far below it as it was above, so often.
+_ATTEMPTS = 5
 
 T = TypeVar("T", bound=LowRankTensor)
 Sweeps = Iterator[tuple[LowRankTensor, float]]
@@ -45,13 +45,14 @@ def stabilize(
     x
         Array of d modes: NumPy, CuPy or another array API library; real or complex; never written to.
     t
-        An approximation of it: `CPTensor`, `TuckerTensor` (whose core is corrected, the factors stay), `TTTensor` or
-        `TRTensor`, fitted by anyone.
+        An approximation of it, fitted by anyone: `CPTensor`, `TuckerTensor` (whose core is corrected, the factors stay
+        but for their scales), `TTTensor` or `TRTensor`.
     tol
         Relative Frobenius error allowed, in [0, 1), at least that of t. Default: the error of t.
     measure
         "sensitivity": what noise in the parts does to the tensor, see `tg.sensitivity`, at the best scaling. "norm":
-        CP: Σ λ_r², λ being the norms of the terms; trains and rings: Σ‖core‖²; Tucker: the norm of the core.
+        CP: Σ λ_r², λ being the norms of the terms; trains and rings: Σ‖core‖²; Tucker: the norm of the core, for
+        columns of norm 1 in the factors.
     stall
         Sweeps end when one takes off less than this share of the measure.
     max_sweeps
@@ -77,8 +78,8 @@ def stabilize(
     Sweeps: each factor in turn is the one of least measure within the bound, (Γ + νW)⁻¹ applied to what alternating
     least squares would apply Γ⁻¹ to, with ν from one scalar equation; W makes the measure a quadratic form of the
     factor. For CP the scaling is made best after each update, which turns sensitivity into Σ λ_r^(2(d − 1)/d), and W
-    into λ_r^(−2/d). A sweep costs 2 to 2.5 of alternating least squares (rings: up to 7), Tucker's core is found at
-    once.
+    into λ_r^(−2/d). A sweep costs 2 to 2.5 of alternating least squares (rings: up to 7). Tucker's core is found
+    at once for a given scaling, and again after that is made best.
 
     Not guaranteed: the least measure; sweeps converge to a point where no single factor can be made smaller.
 
@@ -120,7 +121,7 @@ def stabilize(
     run: Run[LowRankTensor] = Run(balance(own), [error])
     if problem.norm > 0.0 and error > 0.0:
         with threads_for(problem.x):
-            sweeps = _METHODS[type(t)](problem, own, error, bound * (1 - _MARGIN), measure, stall)
+            sweeps = _METHODS[type(t)](problem, own, error, bound * (1 - MARGIN), measure, stall)
             control.drive(sweeps, run, search=True, limits=Limits(0.0, control.limits.max_sweeps + 1))
             run.state = _within(problem, run.state, own, bound, measure)
     found = control.result(run.state, run)
@@ -133,25 +134,55 @@ def _within(problem: Problem, found: LowRankTensor, t: LowRankTensor, bound: flo
     for _ in range(_ATTEMPTS):
         error = _error(problem, found)
         if error <= bound + problem.floor / 4:
-            return found
+            return found if _size(found, measure) <= _size(t, measure) else balance(t)
         aim = max(0.0, aim - 2 * (error - bound))
         found, _ = next(_METHODS[type(t)](problem, found, error, aim, measure, 0.0), (found, error))
     return balance(t)
 
 
+def _size(t: LowRankTensor, measure: str) -> float:
+    """What sweeps make small, of a CP: aiming below the bound may cost some of it, next to a point where they end."""
+    return size_of(_factors(t), exponent_of(measure, t.ndim)) if isinstance(t, CPTensor) else 0.0
+
+
+def _factors(t: CPTensor) -> list[Array]:
+    """With the weights in the last one."""
+    *head, last = t.factors
+    return [*head, last * as_dtype(t.weights, dtype_name(last.dtype))]
+
+
 def _of_cp(problem: Problem, t: LowRankTensor, error: float, bound: float, measure: str, stall: float) -> Sweeps:
     assert isinstance(t, CPTensor)
     name = dtype_name(problem.x.dtype)
-    *head, last = t.factors
-    factors = [*head, as_dtype(last * as_dtype(t.weights, dtype_name(last.dtype)), name)]
-    for state in corrections(problem, factors, error, bound, measure=measure, count=10**9, stall=stall):
+    for state in corrections(problem, _factors(t), error, bound, measure=measure, count=10**9, stall=stall):
         yield normalized(state.expanded()).astype(name), state.error
 
 
 def _of_core(problem: Problem, t: LowRankTensor, error: float, bound: float, measure: str, stall: float) -> Sweeps:
     assert isinstance(t, TuckerTensor)
-    found = corrected_core(problem, t, bound, measure).astype(dtype_name(problem.x.dtype))
-    yield found, _error(problem, found)
+    name, before = dtype_name(problem.x.dtype), math.inf
+    while True:
+        t = corrected_core(problem, _unit(t) if measure == "norm" else balance(t), bound, measure).astype(name)
+        yield t, _error(problem, t)
+        value = sensitivity(balance(t))
+        if measure == "norm" or value >= (1 - stall) * before:
+            return
+        before = value
+
+
+def _unit(t: TuckerTensor) -> TuckerTensor:
+    """The same tensor with columns of norm 1 in the factors (columns of zeros stay)."""
+    core, factors = t.core, []
+    for mode, u in enumerate(t.factors):
+        xp = namespace(u)
+        norms = xp.linalg.vector_norm(u, axis=0)
+        norms = xp.where(norms > 0, norms, 1.0)
+        factors.append(u / norms)
+        core = (
+            core
+            * as_dtype(norms, dtype_name(core.dtype))[tuple(slice(None) if m == mode else None for m in range(t.ndim))]
+        )
+    return TuckerTensor(core, tuple(factors))
 
 
 def _of_chain(problem: Problem, t: LowRankTensor, error: float, bound: float, measure: str, stall: float) -> Sweeps:

@@ -21,8 +21,8 @@ _FINE, _ENTRIES = 3e-3, 2**22
 _ROUNDING = 1e-6
 # What starts above the bound by more is to be brought below it.
 _ROUNDED = 1e-13
-# To which sweeps meet the bound: what is returned in the end is measured.
-_ACCURACY = 1e-9
+# To which sweeps meet the bound, and so by how much they are to aim below what must be kept; that is measured then.
+_ACCURACY, MARGIN = 1e-9, 2e-9
 # Sweeps end when one takes off less than this share of the measure.
 _STALL = 1e-3
 
@@ -62,7 +62,7 @@ class Correction:
     def __init__(self, x: Array, rank: int, norm: float, *, exponent: float) -> None:
         self.x, self.norm, self.exponent = x, norm, exponent
         self._complex = is_complex(x)
-        self._double = "complex128" if self._complex else "float64"
+        self._double = _wide(x)
         self._guesses: list[Ridge | None] = [None] * x.ndim
         self._tree: TwoPassTree | MultiSweepTree = tree(x, rank)
 
@@ -106,8 +106,8 @@ class Correction:
 
     def _solve(self, mode: int, units: list[Array], gram: Array, product: Array, bound: float, weights: Array) -> Ridge:
         xp, penalty = namespace(weights), None
-        if self.exponent != 2.0:
-            largest = xp.max(weights)
+        largest = xp.max(weights)
+        if self.exponent != 2.0 and float(largest) > 0.0:
             penalty = (xp.maximum(weights, 1e-12 * largest) / largest) ** (self.exponent - 2.0)
         if bound < _FINE * self.norm and self.x.size <= _ENTRIES:
             matrix, right, lost = reduced_rows(self.x, units, mode)
@@ -134,6 +134,17 @@ class Correction:
                 xp.eye(gram.shape[0], device=gram.device) * as_dtype(~there, "float64"), self._double
             )
         return as_dtype(unit, dtype_name(v.dtype)), gram, squares
+
+
+def size_of(factors: Sequence[Array], exponent: float) -> float:
+    """Σ λ_r^p of factor matrices (n, R)."""
+    xp = namespace(*factors)
+    norms = (xp.linalg.vector_norm(as_dtype(u, _wide(u)), axis=0) for u in factors)
+    return float(xp.sum(functools.reduce(operator.mul, norms) ** exponent))
+
+
+def _wide(u: Array) -> str:
+    return "complex128" if is_complex(u) else "float64"
 
 
 def exponent_of(measure: str, order: int) -> float:

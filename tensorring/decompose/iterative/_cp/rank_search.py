@@ -40,10 +40,14 @@ class RankSearch:
         The highest rank tried; at Πn / max n every tensor is reached, exactly.
     rng
         Of the columns that starts are filled up with.
+    downwards
+        Begins with the highest rank, and ends where that does not keep the tolerance.
     """
 
-    def __init__(self, problem: Problem, *, max_norm: float, most: int, rng: np.random.Generator) -> None:
-        self.problem, self.max_norm, self.most, self._rng = problem, max_norm, most, rng
+    def __init__(
+        self, problem: Problem, *, max_norm: float, most: int, rng: np.random.Generator, downwards: bool = False
+    ) -> None:
+        self.problem, self.max_norm, self.most, self._rng, self._downwards = problem, max_norm, most, rng, downwards
         self.tried: list[Candidate] = []
         self.best: Best | None = None
         self._last: Best | None = None
@@ -55,8 +59,8 @@ class RankSearch:
 
     def run(self) -> States:
         """States of the best fit so far; the last is the one of the smallest rank found, corrected."""
-        shape, rank = self.problem.shape, min(self._least(), self.most)
-        failed = rank - 1
+        shape, failed = self.problem.shape, min(self._least(), self.most) - 1
+        rank = self.most if self._downwards else failed + 1
         while self.best is None:
             if rank >= math.prod(shape) // max(shape):
                 self._note(Best(exact_terms(self.problem.x), 0.0, 1.0))
@@ -87,7 +91,7 @@ class RankSearch:
     def _trial(self, rank: int, start: Best | None, first: float) -> Generator[tuple[Factors, float], None, None]:
         """One fit; it becomes the best one if it keeps the tolerance."""
         space = CPSpace(self.problem.x, rank, self.problem.norm)
-        fit = StableFit(self.problem, [space], max_norm=self.max_norm, max_sweeps=_SWEEPS, corrects=False)
+        fit = StableFit(self.problem, [space], max_norm=self.max_norm, max_sweeps=_SWEEPS, trial=True)
         for _ in fit.run(self._resized(start, rank), first=first):
             told = self.best or fit.best
             yield told.factors, told.error

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tensorring._array import Array, as_dtype, copy, dtype_name, namespace
 from tensorring.algebra import relative_error
 from tensorring.decompose._arguments import Problem
-from tensorring.decompose.iterative._cp.correction import Correction, corrections
+from tensorring.decompose.iterative._cp.correction import MARGIN, Correction, corrections
 from tensorring.decompose.iterative._cp.lm_residual import Residual
 from tensorring.decompose.iterative._cp.lm_sweeps import sweeps as steps
 from tensorring.decompose.iterative._cp.normal import normalized
@@ -60,8 +60,8 @@ class StableFit:
         Some of them are kept for the correction.
     stall
         The change of the error that counts as none, where that is more than each phase has for itself.
-    corrects
-        False leaves the correction out: for trials.
+    trial
+        Whether the tolerance can be kept is all that is asked: no escapes, no bounded norm, no correction.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class StableFit:
         max_norm: float,
         max_sweeps: int,
         stall: float = 0.0,
-        corrects: bool = True,
+        trial: bool = False,
     ) -> None:
-        self.problem, self.spaces, self.max_norm, self._corrects = problem, spaces, max_norm, corrects
+        self.problem, self.spaces, self.max_norm, self._trial = problem, spaces, max_norm, trial
         self._stall = stall
         self.rank = spaces[-1].rank
         self.unknowns = self.rank * sum(min(n, self.rank) for n in problem.shape)
@@ -100,10 +100,11 @@ class StableFit:
         outgrown = end is End.large and self.unknowns <= _FINISHED
         if end is not End.kept and (self._steps_early or outgrown or (end is End.used_up and self._is_near())):
             stop = yield from self._finished()
+        if self._trial:
+            return stop
         if stop is Stop.border_rank:
             yield from self._bounded()
-        if self._corrects:
-            yield from corrected(self.problem, self.best, self._reserved)
+        yield from corrected(self.problem, self.best, self._reserved)
         return stop
 
     def _walked(
@@ -153,7 +154,7 @@ class StableFit:
         however often they escape, is taken not to exist.
         """
         factors = self.best.factors
-        for attempt in range(_ESCAPES + 1):
+        for attempt in range(1 if self._trial else _ESCAPES + 1):
             if attempt:
                 factors = self._escaped(factors)
             size = before = math.inf
@@ -214,7 +215,7 @@ def corrected(problem: Problem, best: Best, count: int) -> Iterator[tuple[Factor
     if best.size <= HARMLESS or best.error <= problem.floor:
         return
     kept = problem.tol is not None and best.error <= problem.tol
-    bound = problem.tol if kept and problem.tol is not None else (1 + _SLACK) * best.error
+    bound = (1 - MARGIN) * problem.tol if kept and problem.tol is not None else (1 + _SLACK) * best.error
     factors = [as_dtype(u, dtype_name(problem.x.dtype)) for u in best.factors]
     last = None
     for state in corrections(problem, factors, best.error, bound, count=count):
