@@ -9,14 +9,18 @@ PATHS := tensorring adapters tests benchmarks docs/examples
 PEERS := tensorly pyttb torchTT tntorch
 PEER_STAMPS := $(PEERS:%=.venv-bench/%/.made)
 
-.PHONY: demo test lint format bench bench-peers clean
+.PHONY: demo test test-slow lint format bench bench-peers clean
 
 demo: $(STAMP)
 	$(RUN) docs/examples/demo.py
 
 test: $(STAMP)
 	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 \
-	$(RUN) -m pytest -n 2 $(ARGS)
+	$(RUN) -m pytest -n 2 -m "not slow" $(ARGS)
+
+test-slow: $(STAMP)
+	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 \
+	$(RUN) -m pytest -n 2 -m slow $(ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff format --check $(PATHS)

@@ -12,7 +12,9 @@ from benchmarks.degeneracy import Fitted, Pair
 
 def made(error=1.0, size=1.0, seconds=2.0, ratio=4, name="layer1.weight") -> Pair:
     """A kernel: the plain fit has error 0.5, terms of 8 and took a second."""
-    return Pair("resnet20", name, ratio, 3, Fitted(0.5, 8.0, 1.0), Fitted(0.5 * error, size, seconds))
+    return Pair(
+        "resnet20", name, ratio, 3, Fitted(0.5, 8.0, 1.0), Fitted(0.5 * error, size, seconds), Fitted(0.5, 8.0, 1.0)
+    )
 
 
 @pytest.fixture

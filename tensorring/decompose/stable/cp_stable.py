@@ -88,7 +88,7 @@ def cp_stable(
     Notes
     -----
     1. A path of ridges: sweeps of min ‖x − x̂‖² + ν·Σ λ_r², with Anderson's extrapolation. For ν > 0 there is always a
-    best fit, and no swamps. ν falls from 0.1 for as long as 1 % more of ‖λ‖ takes off 0.05 % of the error or more, or
+    best fit, and no swamps. ν falls from 0.1 for as long as 1 % more of ‖λ‖ takes off 0.04 % of the error or more, or
     while ‖λ‖ ≤ 1.2·‖x‖: tensors with a well-conditioned best CP get it, without a ridge in the end.
     2. Small tensors, of which a CP of that rank has at least half the numbers (400 unknowns at most, 2,000 where the
     path led below an error of 5 % or to terms larger than allowed): damped Gauss–Newton steps, to all digits. Where

@@ -14,8 +14,9 @@ FIRST, _NEXT, _FAST = 0.1, 0.5, 0.1
 _FOLLOWS, _INDIFFERENT = 0.2, 1e-3
 _SLOW = 1e-5
 # On the path d‖error‖² = −ν·dΣλ². It is at its end where 1 % more of ‖λ‖ would gain less than this many % of the error,
-# if terms are larger than this share of ‖x‖; or where a ridge took off less than this share of the error.
-_PAYS, HARMLESS = 0.05, 1.2
+# if terms are larger than the second times ‖x‖ (above the third, four times that for terms twice as large); or where a
+# ridge took off less than this share of the error.
+_PAYS, HARMLESS, _LARGE = 0.04, 1.2, 2.0
 _FLAT, _LEAST = 1e-6, 1e-13
 
 
@@ -70,7 +71,8 @@ def ridge_path(
             if done >= count:
                 return End.used_up
             settled = objective - fit.objective < max(_SLOW, stall) * objective
-            pays = fit.size <= HARMLESS or space.ridge * fit.size**2 > _PAYS * fit.error**2
+            price = _PAYS * max(1.0, fit.size / _LARGE) ** 2
+            pays = fit.size <= HARMLESS or space.ridge * fit.size**2 > price * fit.error**2
             if settled or (pays and k + 1 >= most):
                 break
             objective = fit.objective
