@@ -72,7 +72,8 @@ def test_a_row_adds_up() -> None:
     assert text[:6] == ("resnet20", 4, 3, "1.0000", "1.0200", 1)
     assert text[6:10] == ("8.00", "8.00", "2.00", "2.70")
     assert text[10:13] == ("33%", "67%", "100%")
-    assert text[13:] == ("3.0", "9.0", "3.00")
+    assert text[13:16] == ("3.0", "9.0", "3.00")
+    assert text[16:] == ("1.0000", "1.0200", "8.00", "3.0")
 
 
 def verdicts(group) -> list[bool]:

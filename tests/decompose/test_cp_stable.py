@@ -211,7 +211,7 @@ def test_exact_tensors_are_found_to_all_digits(shape, xp, dtype):
     x = xp.asarray(tg.random.cp(shape, rank=rank, dtype=dtype, rng=3).to_dense())
     result = tg.cp_stable(x, rank=2, n_starts=4, rng=0)
     check_result(x, result, caps=2)
-    assert result.error <= 2 * error_floor(dtype, len(shape))
+    assert result.error <= max(1e-11, 2 * error_floor(dtype, len(shape)))  # ridges do not end at zero
     assert result.converged
 
 
@@ -253,7 +253,7 @@ def test_a_given_start_is_where_it_starts(dtype):
     result = tg.cp_stable(x, rank=3, init=truth)
     assert result.error <= 30 * error_floor(dtype, 3)
     degenerate = tg.CPTensor(np.ones(2), plain(border(), 2, (3000,))[0].expanded())
-    assert size(border(), degenerate) > 15
+    assert size(border(), degenerate) > 5
     result = tg.cp_stable(border(), rank=2, init=degenerate, max_norm=3.0)
     assert size(border(), result.tensor) <= 3 * (1 + 1e-9)
 
@@ -367,6 +367,16 @@ def test_a_search_gives_the_same_for_the_same_seed():
     assert one.errors == other.errors
     assert [c.ranks for c in one.candidates] == [c.ranks for c in other.candidates]
     np.testing.assert_array_equal(one.tensor.to_dense(), other.tensor.to_dense())
+
+
+@pytest.mark.parametrize("max_norm", [1.0, 1.1, 1.5])
+def test_a_tolerance_does_not_win_over_the_norm(max_norm):
+    x = np.random.default_rng(3).standard_normal((4, 4, 4))
+    for rank in (5, 6, 7, 8):
+        for tol in (0.2, 0.3):
+            result = tg.cp_stable(x, rank=rank, tol=tol, max_norm=max_norm, rng=0)
+            assert size(x, result.tensor) <= max_norm * (1 + 1e-9)
+            assert result.converged == (result.error <= tol + error_floor("float64", 3))
 
 
 def test_terms_of_a_search_are_within_the_norm():

@@ -96,7 +96,7 @@ class RankSearch:
             told = self.best or fit.best
             yield told.factors, told.error
         self._last = fit.best
-        if fit.best.error <= (self.problem.tol or 0.0) + self.problem.floor:
+        if fit.best.error <= (self.problem.tol or 0.0) + self.problem.floor and fit.best.size <= self.max_norm:
             self._note(fit.best)
 
     def _note(self, best: Best) -> None:

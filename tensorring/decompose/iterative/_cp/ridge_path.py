@@ -66,7 +66,7 @@ def ridge_path(
         for k, (fit, error) in enumerate(sweeps(space, factors)):
             done += 1
             yield fit
-            if error <= enough:
+            if error <= enough and fit.size <= largest:
                 return End.kept
             if done >= count:
                 return End.used_up

@@ -140,8 +140,12 @@ class StableFit:
             except StopIteration as end:
                 ended: End = end.value
                 return ended
-            if fit.size <= self.max_norm or not self.best.factors:
+            if fit.size <= self.max_norm:
                 self.best = Best(tuple(fit.expanded()), fit.error, fit.size)
+            elif not self.best.factors:
+                *head, last = fit.expanded()
+                shorter = (*head, last * (self.max_norm / fit.size))
+                self.best = Best(shorter, measured(self.problem, shorter), self.max_norm)
             self._reached = fit.factors
             yield self._state()
 
@@ -219,6 +223,8 @@ def corrected(problem: Problem, best: Best, count: int) -> Iterator[tuple[Factor
     factors = [as_dtype(u, dtype_name(problem.x.dtype)) for u in best.factors]
     last = None
     for state in corrections(problem, factors, best.error, bound, count=count):
+        if state.norm > best.size * problem.norm:
+            break  # less sensitive, and yet longer than what was within the norm
         last = tuple(state.expanded())
         yield last, state.error
     if kept and last is not None and not problem.keeps(measured(problem, last)):
