@@ -178,6 +178,6 @@ def rows(options: argparse.Namespace, network: str) -> Iterator[tuple[object, ..
             watch = tg.progress(f"{form} {ratio:g}, lr {lr:g}, seed {seed}")
             tuned = tgt.fine_tune(start.model, dense, train, validation=options.validation, augment=augmented,
                                   seed=seed, callback=watch, epochs=options.fine_tune, lr=lr, **RECIPE)  # fmt: skip
-            right = tuned.history[-1].validation_accuracy
+            right = f"{tuned.history[-1].validation_accuracy:.3f}" if options.validation else ""
             score = resnet.accuracy(tuned.model.eval(), *test)
-            yield (*first, options.fine_tune, f"{lr:g}", seed, f"{right:.3f}", f"{score:.4f}", top)
+            yield (*first, options.fine_tune, f"{lr:g}", seed, right, f"{score:.4f}", top)

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tensorring._array import copy, dtype_name
+from tensorring._array import copy, dtype_name, namespace
 from tensorring.algebra import balance, relative_error
 from tensorring.contract.first_level import threads_for
 from tensorring.decompose._arguments import Problem, checked_rank, prepare
 from tensorring.decompose._sweeps import Callback, Control, Limits, Run, Start, checked_count
 from tensorring.decompose.iterative._cp.core import compressed, is_trivial, trivial
 from tensorring.decompose.iterative._cp.normal import normalized
-from tensorring.decompose.iterative._cp.rank_search import RankSearch, exact_terms
+from tensorring.decompose.iterative._cp.rank_search import RankSearch
 from tensorring.decompose.iterative._cp.space import CPSpace
 from tensorring.decompose.iterative._cp.stable_fit import Factors, StableFit
 from tensorring.decompose.iterative._cp.starts import checked_init, gaussian, starts
@@ -90,7 +90,7 @@ def cp_stable(
     1. A path of ridges: sweeps of min ‖x − x̂‖² + ν·Σ λ_r², with Anderson's extrapolation. For ν > 0 there is always a
     best fit, and no swamps. ν falls from 0.1 for as long as 1 % more of ‖λ‖ takes off 0.04 % of the error or more, or
     while ‖λ‖ ≤ 1.2·‖x‖: tensors with a well-conditioned best CP get it, without a ridge in the end.
-    2. Small tensors, of which a CP of that rank has at least half the numbers (400 unknowns at most, 2,000 where the
+    2. Small tensors, of which a CP of that rank has at least half the numbers (400 unknowns at most, 800 where the
     path led below an error of 5 % or to terms larger than allowed): damped Gauss–Newton steps, to all digits. Where
     terms outgrow 100·‖x‖ they are brought back to the smallest within 0.3·‖x‖, and steps go on from there, five times.
     3. Where that did not help, no best fit exists as far as can be told: sweeps under the bound on the norm.
@@ -210,7 +210,9 @@ def _starts(
 
 
 def _searched(control: Control[Factors], search: RankSearch) -> Decomposition[CPTensor]:
-    run: Run[Factors] = Run(exact_terms(control.problem.x))
+    x = control.problem.x
+    nothing = tuple(namespace(x).zeros((n, 1), dtype=x.dtype, device=x.device) for n in x.shape)
+    run: Run[Factors] = Run(nothing)  # what there is before the first sweep
     control.drive(search.run(), run, search=True, limits=Limits(0.0, 10**9))
     found = _result(control, run)
     return replace(found, candidates=tuple(search.tried))

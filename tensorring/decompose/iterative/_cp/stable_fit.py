@@ -22,7 +22,7 @@ from tensorring.tensors import Stop
 # larger ridges, lead to local minima more often: ⟨3,3,2⟩ 12 of 24 starts, against 1 of 16).
 _SHARE, _SMALL, _FEW, _DENSE_RIDGE = 0.5, 400, 15, 1e-2
 # Up to so many unknowns they finish what a path began: below this error, or where terms outgrew the norm.
-_NEAR, _FINISHED = 0.05, 2000
+_NEAR, _FINISHED = 0.05, 800
 # ‖λ‖/‖x‖ from which on steps follow a valley without end; the change of the error at which they end by themselves.
 _VALLEY, _STALL = 100.0, 1e-6
 # Escapes from valleys: so often, to this share of ‖x‖ (Phan, Tichavský & Cichocki 2019: 0.2 to 0.4) or beyond the best
