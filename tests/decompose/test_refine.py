@@ -133,7 +133,8 @@ def test_compress_stores_no_more_than_any_direct_method(x, tol) -> None:
     check_result(x, result, tol=tol)
     for direct in (tg.tt_svd, tg.tucker_hosvd, tg.tr_reduced_storage):
         assert result.tensor.parameter_count <= direct(x, tol=tol).tensor.parameter_count
-    assert [candidate.format for candidate in result.candidates] == ["tt", "tucker", "tr"]
+    # A CP is listed only where it is the smallest.
+    assert [candidate.format for candidate in result.candidates][:3] == ["tt", "tucker", "tr"]
     assert result.tensor.parameter_count == min(candidate.parameter_count for candidate in result.candidates)
 
 
