@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tensorring._array import copy, dtype_name, namespace
-from tensorring.algebra import balance, relative_error
+from tensorring.algebra import balance
 from tensorring.contract.first_level import threads_for
-from tensorring.decompose._arguments import Problem, checked_rank, prepare
+from tensorring.decompose._arguments import checked_rank, prepare
 from tensorring.decompose._sweeps import Callback, Control, Limits, Run, Start, checked_count
 from tensorring.decompose.iterative._cp.core import compressed, is_trivial, trivial
 from tensorring.decompose.iterative._cp.normal import normalized
 from tensorring.decompose.iterative._cp.rank_search import RankSearch
 from tensorring.decompose.iterative._cp.space import CPSpace
-from tensorring.decompose.iterative._cp.stable_fit import Factors, StableFit
+from tensorring.decompose.iterative._cp.stable_fit import Factors, StableFit, measured
 from tensorring.decompose.iterative._cp.starts import checked_init, gaussian, starts
 from tensorring.tensors import CPTensor, Decomposition, Stop
 
@@ -60,7 +59,7 @@ def cp_stable(
         Sweeps and steps end when one takes off less than this share of the error, where that is more than their own
         measure of it (1e-5 with a ridge, 1e-6 of steps).
     max_sweeps
-        Sweeps of one start, correction included. A search takes up to 150 for each rank that it tries.
+        Sweeps of one start, correction included; of a search those of one rank, of which it takes 150 at most.
     init
         "hosvd", "random", "gevd", "greedy", as for `cp_als`, or a `CPTensor`; not for a search, which begins by itself.
     n_starts
@@ -137,13 +136,19 @@ def cp_stable(
     problem = prepare(x, tol=tol)
     bound = checked_max_norm(max_norm)
     control: Control[Factors] = Control(
-        problem, stall=stall, max_sweeps=max_sweeps, callback=callback, exact=partial(_measured, problem)
+        problem,
+        stall=stall,
+        max_sweeps=max_sweeps,
+        callback=callback,
+        exact=lambda factors, _: measured(problem, factors),
     )
     count = checked_count(n_starts, "n_starts")
     if rank is None and problem.tol is None:
         raise ValueError("got neither rank nor tol; give rank= for the number of terms, tol= for the error, or both")
     if rank is None and init != "hosvd":
         raise ValueError(f"got init={init!r} without a rank; a search for the rank begins by itself: leave init out")
+    if rank is None and count > 1:
+        raise ValueError(f"got n_starts={n_starts} without a rank; a search goes from rank to rank: leave n_starts out")
     most = max(1, math.prod(problem.shape) // max(problem.shape))
     given = most if rank is None else min(checked_rank(rank), most)
     start = checked_init(init, problem.x, given)
@@ -152,7 +157,8 @@ def cp_stable(
         return replace(found, tensor=balance(found.tensor))
     with threads_for(problem.x):
         if rank is None:
-            search = RankSearch(problem, max_norm=bound, most=most, rng=np.random.default_rng(rng))
+            generator = np.random.default_rng(rng)
+            search = RankSearch(problem, max_norm=bound, most=most, rng=generator, stall=stall, max_sweeps=max_sweeps)
             return _searched(control, search)
         begins = _starts(control, given, start, count, rng, bound)
         run = control.best_of(begins, search=True)
@@ -175,7 +181,7 @@ def smallest_cp(x: Any, *, tol: float, most: int | None = None) -> Decomposition
     if not search.reachable:
         return None
     control: Control[Factors] = Control(
-        problem, stall=0.0, max_sweeps=1, callback=None, exact=partial(_measured, problem)
+        problem, stall=0.0, max_sweeps=1, callback=None, exact=lambda factors, _: measured(problem, factors)
     )
     with threads_for(problem.x):
         found = _searched(control, search)
@@ -221,10 +227,6 @@ def _searched(control: Control[Factors], search: RankSearch) -> Decomposition[CP
 def _result(control: Control[Factors], run: Run[Factors]) -> Decomposition[CPTensor]:
     found = control.result(normalized(run.state).astype(dtype_name(control.problem.x.dtype)), run)
     return replace(found, tensor=balance(found.tensor))
-
-
-def _measured(problem: Problem, factors: Factors, _: float) -> float:
-    return relative_error(problem.x, normalized(factors).astype(dtype_name(problem.x.dtype)))
 
 
 def checked_max_norm(max_norm: Any) -> float:

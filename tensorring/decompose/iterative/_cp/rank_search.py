@@ -8,13 +8,12 @@ from collections.abc import Generator
 import numpy as np
 
 from tensorring._array import Array, as_dtype, copy, dtype_name, namespace, to_device
-from tensorring.algebra import relative_error
 from tensorring.contract.unfold import around
 from tensorring.decompose._arguments import Problem
 from tensorring.decompose.iterative._cp.normal import normalized
 from tensorring.decompose.iterative._cp.ridge_path import FIRST
 from tensorring.decompose.iterative._cp.space import CPSpace
-from tensorring.decompose.iterative._cp.stable_fit import RESERVED, Best, Factors, StableFit, corrected
+from tensorring.decompose.iterative._cp.stable_fit import RESERVED, Best, Factors, StableFit, corrected, measured
 from tensorring.decompose.iterative._cp.starts import gaussian, starts
 from tensorring.linalg.basis import mode_basis
 from tensorring.tensors import Candidate, Stop
@@ -42,12 +41,23 @@ class RankSearch:
         Of the columns that starts are filled up with.
     downwards
         Begins with the highest rank, and ends where that does not keep the tolerance.
+    stall, max_sweeps
+        Of each trial; sweeps beyond 150 would be spent on ranks that cannot keep the tolerance.
     """
 
     def __init__(
-        self, problem: Problem, *, max_norm: float, most: int, rng: np.random.Generator, downwards: bool = False
+        self,
+        problem: Problem,
+        *,
+        max_norm: float,
+        most: int,
+        rng: np.random.Generator,
+        downwards: bool = False,
+        stall: float = 0.0,
+        max_sweeps: int = _SWEEPS,
     ) -> None:
         self.problem, self.max_norm, self.most, self._rng, self._downwards = problem, max_norm, most, rng, downwards
+        self._stall, self._sweeps = stall, min(_SWEEPS, max_sweeps)
         self.tried: list[Candidate] = []
         self.best: Best | None = None
         self._last: Best | None = None
@@ -91,7 +101,9 @@ class RankSearch:
     def _trial(self, rank: int, start: Best | None, first: float) -> Generator[tuple[Factors, float], None, None]:
         """One fit; it becomes the best one if it keeps the tolerance."""
         space = CPSpace(self.problem.x, rank, self.problem.norm)
-        fit = StableFit(self.problem, [space], max_norm=self.max_norm, max_sweeps=_SWEEPS, trial=True)
+        fit = StableFit(
+            self.problem, [space], max_norm=self.max_norm, max_sweeps=self._sweeps, stall=self._stall, trial=True
+        )
         for _ in fit.run(self._resized(start, rank), first=first):
             told = self.best or fit.best
             yield told.factors, told.error
@@ -101,8 +113,7 @@ class RankSearch:
 
     def _note(self, best: Best) -> None:
         """The best from now on, if its error, measured, is within the tolerance too."""
-        dtype = dtype_name(self.problem.x.dtype)
-        error = relative_error(self.problem.x, normalized(best.factors).astype(dtype))
+        error = measured(self.problem, best.factors)
         if self.problem.keeps(error):
             rank = best.factors[0].shape[1]
             self.best = best._replace(error=error)

@@ -12,6 +12,7 @@ from tensorring.decompose.iterative._cp.space import CPSpace, Fit, sweeps
 # ridge down, as it does towards an exact fit, and where it no longer depends on it.
 FIRST, _NEXT, _FAST = 0.1, 0.5, 0.1
 _FOLLOWS, _INDIFFERENT = 0.2, 1e-3
+# A ridge has done its work when a sweep takes off less than this share of the objective.
 _SLOW = 1e-5
 # On the path d‖error‖² = −ν·dΣλ². It is at its end where 1 % more of ‖λ‖ would gain less than this many % of the error,
 # if terms are larger than the second times ‖x‖ (above the third, four times that for terms twice as large); or where a
