@@ -1,7 +1,8 @@
 """tensorring: tensor decompositions whose error bound is kept."""
 
 from tensorring import random
-from tensorring.algebra import balance, inner, norm, relative_error
+from tensorring.algebra import balance, inner, norm, relative_error, retarget
+from tensorring.allocate import Allocation, BudgetError, allocate
 from tensorring.compress import compress
 from tensorring.decompose import (
     btd_als,
@@ -52,9 +53,11 @@ __all__ = [
     # iterative decompositions
     "btd_als", "cp_als", "cp_lm", "cp_stable", "progress", "stabilize", "tr_als", "tr_stable", "tt_als", "tucker_hooi",
     # with what you have
-    "balance", "inner", "norm", "relative_error",
+    "balance", "inner", "norm", "relative_error", "retarget",
     # what is wrong with it, if anything is
     "Degeneracy", "FactorMatch", "core_consistency", "degeneracy", "factor_match", "sensitivity",
+    # one point on each of many curves
+    "Allocation", "BudgetError", "allocate",
     # files
     "load", "save",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """tensorring_torch: layers of PyTorch networks as sequences of smaller plain ones, whole networks, and training on."""
 
 from tensorring_torch.checkpoint import load, save
+from tensorring_torch.factored import factor_weights
 from tensorring_torch.forms.cp import TuckerCPTensor
 from tensorring_torch.layer import build_layer, decompose_layer, dense_layer
 from tensorring_torch.model import compress
@@ -8,11 +9,13 @@ from tensorring_torch.modules import FoldBond, UnfoldBond
 from tensorring_torch.recipe import Recipe
 from tensorring_torch.report import Compressed, Cost, LayerReport, Report
 from tensorring_torch.sensitivity import sensitivity_penalty
+from tensorring_torch.tt_linear import TTLinear, tt_linear
 from tensorring_torch.tuning import Epoch, FineTuned, fine_tune
 
 __all__ = [
     # one layer
-    "build_layer", "decompose_layer", "dense_layer", "FoldBond", "TuckerCPTensor", "UnfoldBond",
+    "build_layer", "decompose_layer", "dense_layer", "factor_weights", "FoldBond", "tt_linear", "TTLinear",
+    "TuckerCPTensor", "UnfoldBond",
     # a network
     "compress", "Compressed", "Cost", "LayerReport", "Report",
     # training on

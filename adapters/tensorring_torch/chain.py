@@ -13,8 +13,9 @@ from torch import nn
 
 import tensorring as tg
 from tensorring_torch.forms import btd, cp, cut, tr, tucker
-from tensorring_torch.geometry import Call, Calls, Costs, Geometry, Link, Plan, Size
+from tensorring_torch.geometry import Call, Calls, Geometry, Size
 from tensorring_torch.modules import Kernel, sequence, stage_weights, to_torch
+from tensorring_torch.plan import Costs, Link, Plan
 
 KERNELS: dict[type[tg.LowRankTensor], Callable[[Any, Size], list[Kernel]]] = {
     tg.TRTensor: tr.kernels,
@@ -55,7 +56,8 @@ class Use:
     @property
     def dense_plan(self) -> Plan:
         """The layer as it is."""
-        return Plan(self.geometry, (Link(*self.geometry.weight_shape),))
+        outputs, inputs, *size = self.geometry.weight_shape
+        return Plan(self.geometry, (Link(outputs, inputs, tuple(size)),))
 
     def cost(self, plan: Plan) -> Costs:
         """What plans are compared by."""
@@ -97,24 +99,27 @@ class Chain:
 
     @torch.inference_mode(False)  # parameters made in inference mode could never be trained
     @torch.no_grad()
-    def layers(self, like: nn.Conv2d) -> nn.Sequential:
+    def layers(self, like: nn.Module) -> nn.Sequential:
         """The layers, with dtype, device, bias, training mode and requires_grad of `like`."""
+        stored: Any = like.weight
         # Merged in the longer of the two dtypes, and rounded once.
-        dtype = torch.promote_types(to_torch(self.tensors[0].arrays[0]).dtype, like.weight.dtype)
+        dtype = torch.promote_types(to_torch(self.tensors[0].arrays[0]).dtype, stored.dtype)
         tensors = [tensor.astype(str(dtype).removeprefix("torch.")) for tensor in self.tensors]
         weights = stage_weights([_kernels(tensor, self.plan.geometry.kernel) for tensor in tensors], self.starts)
-        trained = like.weight.requires_grad
         # A 1×1 kernel is contiguous in either memory format; torch would read channels_last into the wrong strides,
         # compute in it, and every fold would be a copy.
-        plain = [w.to(like.weight).clone(memory_format=torch.contiguous_format) for w in weights]
-        parameters = [nn.Parameter(w, requires_grad=trained) for w in plain]
-        bias = None if like.bias is None else nn.Parameter(like.bias.clone(), requires_grad=like.bias.requires_grad)
-        return sequence(self.plan, parameters, bias).train(like.training)
+        plain = [w.to(stored).clone(memory_format=torch.contiguous_format) for w in weights]
+        bias: Any = getattr(like, "bias", None)
+        bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=bias.requires_grad)
+        return sequence(self.plan, plain, bias, trained=stored.requires_grad).train(like.training)
 
 
 def fitted(weight: np.ndarray, use: Use, *, format: str, tol: float | None, ranks: tr.Caps = None) -> Iterator[Chain]:
-    """The chains of one format; with groups and no caps, for the groups together and for each by itself."""
-    groups = use.geometry.groups
+    """The chains of one format; with groups and no caps, for the groups together and for each by itself.
+
+    Of a matrix every format is the cut: none is smaller at the same error.
+    """
+    format, groups = format if use.geometry.kernel else "cut", use.geometry.groups
     ways = [1] if groups == 1 or ranks is not None else [1, groups]
     for blocks in ways:
         alone = use if blocks == 1 else use.one_group()

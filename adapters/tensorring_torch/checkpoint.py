@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from tensorring_torch.checks import check_model, obstacle
-from tensorring_torch.geometry import Geometry, Link, Plan
+from tensorring_torch.factored import attach_empty, factored_ranks
+from tensorring_torch.geometry import Geometry
 from tensorring_torch.layer import plan_of
 from tensorring_torch.modules import sequence
+from tensorring_torch.plan import Link, Plan
 from tensorring_torch.replace import duplicate, put
+from tensorring_torch.tt_linear import TTLinear, skeleton
 
-FORMAT, VERSION = "tensorring_torch.network", "1"
+FORMAT, VERSION = "tensorring_torch.network", "2"
 
 
 def save(path: str | os.PathLike[str], model: nn.Module) -> None:
@@ -60,8 +64,9 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
     """
     check_model(model)
     tensors, tied = _distinct(model.state_dict())
-    plans = {name: asdict(plan) for name, plan in _plans(model).items()}
-    metadata = {"format": FORMAT, "version": VERSION, "layers": json.dumps(plans), "tied": json.dumps(tied)}
+    layers = dict(_layers(model))
+    texts = {"layers": layers, "factored": factored_ranks(model), "tied": tied}
+    metadata = {"format": FORMAT, "version": VERSION} | {key: json.dumps(value) for key, value in texts.items()}
     _write(Path(path), to_bytes(tensors, metadata))
 
 
@@ -105,13 +110,19 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             raise ValueError(f"{path}: tensor {name!r} is tied to {source!r}, which the file does not hold")
         tensors[name] = tensors[source]
     dense = dict(model.named_modules(remove_duplicate=False))
-    built: dict[int, nn.Sequential] = {}
+    built: dict[int, nn.Module] = {}
+    held = sum(tensor.numel() for tensor in tensors.values())
     for name, entry in layers.items():
         like = _fitting(path, name, dense.get(name), entry)
         if id(like) not in built:  # a layer that stands at several places does so again
-            plan = _plan(path, name, entry, like, held=sum(tensor.numel() for tensor in tensors.values()))
-            built[id(like)] = _skeleton(plan, like)
+            built[id(like)] = _built(path, name, entry, like, held=held)
     new = put(duplicate(model), {name: built[id(dense[name])] for name in layers})
+    modules = dict(new.named_modules())
+    for name, ranks in _object(path, metadata, "factored").items():
+        try:
+            attach_empty(modules.get(name), ranks)
+        except ValueError as error:
+            raise ValueError(f"{path}: layer {name!r}: {error}; load onto the dense model, freshly built") from None
     _check_state(path, new.state_dict(), tensors)
     for name in layers:
         new.get_submodule(name).to_empty(device=dense[name].weight.device)
@@ -119,9 +130,14 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     return new
 
 
-def _plans(model: nn.Module) -> dict[str, Plan]:
-    modules = model.named_modules(remove_duplicate=False)
-    return {name: plan for name, plan in ((name, plan_of(module)) for name, module in modules) if plan is not None}
+def _layers(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The names of the layers that stand in for dense ones, and how each is built."""
+    for name, module in model.named_modules(remove_duplicate=False):
+        plan = plan_of(module)
+        if plan is not None:
+            yield name, asdict(plan)
+        elif isinstance(module, TTLinear):
+            yield name, {"geometry": asdict(module.geometry), "factors": module.factors, "ranks": module.ranks}
 
 
 def _distinct(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -186,31 +202,41 @@ def _json(geometry: Geometry) -> Any:
     return json.loads(json.dumps(asdict(geometry)))
 
 
-def _fitting(path: Any, name: str, layer: nn.Module | None, entry: Any) -> nn.Conv2d:
+def _fitting(path: Any, name: str, layer: nn.Module | None, entry: Any) -> nn.Module:
     """The layer of the dense model that an entry stands in for."""
     got = entry.get("geometry") if isinstance(entry, dict) else None
     reason = "the model has no layer of that name" if layer is None else obstacle(layer)
     if reason is None and got != _json(Geometry.of(layer)):
         reason = f"in the model it is {_json(Geometry.of(layer))}, in the file {got}"
-    if reason is not None or not isinstance(layer, nn.Conv2d):
+    if reason is not None or layer is None:
         raise ValueError(f"{path}: layer {name!r} does not fit: {reason}; load onto the dense model, freshly built")
     return layer
 
 
-def _plan(path: Any, name: str, entry: Any, like: nn.Conv2d, *, held: int) -> Plan:
-    """A plan from text that anyone may have written: every part is checked, and nothing is allocated."""
+def _built(path: Any, name: str, entry: Any, like: nn.Module, *, held: int) -> nn.Module:
+    """The layers of an entry that anyone may have written: every part is checked, and nothing is allocated."""
     try:
-        geometry = Geometry.of(like)
-        (blocks,) = _positive([entry["blocks"]])
-        links = tuple(Link(*_positive(link)) for link in entry["links"])
-        plan = Plan(geometry, links, blocks, str(entry["form"]), tuple(_positive(entry["ranks"])))
+        if "factors" in entry:
+            return skeleton(entry, like, held=held)
+        plan = _plan(entry, Geometry.of(like))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: the plan of layer {name!r} is not one ({error})") from None
     if plan.parameters > held:
         raise ValueError(
             f"{path}: layer {name!r} claims {plan.parameters} parameters, but the file holds {held} numbers"
         )
-    return plan
+    return _skeleton(plan, like)
+
+
+def _plan(entry: Any, geometry: Geometry) -> Plan:
+    (blocks,) = _positive([entry["blocks"]])
+    links = tuple(_link(*link) for link in entry["links"])
+    return Plan(geometry, links, blocks, str(entry["form"]), tuple(_positive(entry["ranks"])))
+
+
+def _link(outputs: Any, inputs: Any, size: Any, groups: Any) -> Link:
+    _positive([outputs, inputs, groups])
+    return Link(outputs, inputs, tuple(_positive(size)), groups)
 
 
 def _positive(values: Any) -> list[int]:
@@ -219,15 +245,13 @@ def _positive(values: Any) -> list[int]:
     return values
 
 
-def _skeleton(plan: Plan, like: nn.Conv2d) -> nn.Sequential:
+def _skeleton(plan: Plan, like: Any) -> nn.Sequential:
     """The layers of a plan, without memory for their numbers yet."""
-
-    def empty(shape: tuple[int, ...], trained: bool) -> nn.Parameter:
-        return nn.Parameter(torch.empty(shape, dtype=like.weight.dtype, device="meta"), requires_grad=trained)
-
-    weights = [empty(stage.conv.weight_shape, like.weight.requires_grad) for stage in plan.stages]
-    bias = None if like.bias is None else empty(tuple(like.bias.shape), like.bias.requires_grad)
-    return sequence(plan, weights, bias).train(like.training)
+    bias = getattr(like, "bias", None)
+    empty = partial(torch.empty, dtype=like.weight.dtype, device="meta")
+    weights = [empty(stage.conv.weight_shape) for stage in plan.stages]
+    bias = None if bias is None else nn.Parameter(empty(bias.shape), bias.requires_grad)
+    return sequence(plan, weights, bias, trained=like.weight.requires_grad).train(like.training)
 
 
 def _check_state(path: Any, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

@@ -15,10 +15,12 @@ from torch.nn.utils import parametrize
 import tensorring as tg
 from tensorring_torch.forms.cp import TuckerCPTensor
 from tensorring_torch.geometry import Geometry
+from tensorring_torch.kinds import KINDS
 
 FORMATS = (tg.TRTensor, tg.TTTensor, tg.TuckerTensor, tg.CutTensor, tg.CPTensor, TuckerCPTensor, tg.BlockTermTensor)
-# Those in which height and width may be one mode.
+# Those in which all axes of the kernel may be one mode.
 MERGED = (tg.CPTensor, TuckerCPTensor, tg.BlockTermTensor)
+_NAMES = ", ".join(f"nn.{kind.__name__}" for kind in KINDS)
 
 
 def obstacle(layer: nn.Module) -> str | None:
@@ -29,36 +31,37 @@ def obstacle(layer: nn.Module) -> str | None:
 def _obstacles(layer: nn.Module) -> Iterator[tuple[bool, str]]:
     """Lazily: each may be asked only where those before it were not found."""
     yield is_quantised(layer), "quantised"
-    yield not isinstance(layer, nn.Conv2d), f"a {type(layer).__name__} is not an nn.Conv2d"
-    computed = parametrize.is_parametrized(layer) or set(layer._parameters) != {"weight", "bias"}
+    kind = next((kind for kind in KINDS if isinstance(layer, kind)), None)
+    yield kind is None, f"a {type(layer).__name__} is none of {_NAMES}"
+    computed = parametrize.is_parametrized(layer) or set(layer._parameters) - {"bias"} != {"weight"}
     yield computed, "its weight is computed (weight norm, parametrization, pruning)"
     weight: Any = layer.weight
     yield is_lazy(weight), "its parameters are not initialised: run the model once"
     yield weight.is_meta, "its weight is on the meta device, without numbers"
     yield type(weight.data) is not Tensor or not (weight.is_floating_point() or weight.is_complex()), "quantised"
-    own = (getattr(type(layer), name) is getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward"))
+    own = (getattr(type(layer), name, None) is getattr(kind, name, None) for name in ("forward", "_conv_forward"))
     yield not all(own) or "forward" in vars(layer), f"{type(layer).__name__} has a forward of its own"
+    yield getattr(layer, "max_norm", None) is not None, "it rescales its rows whenever it is called (max_norm)"
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     yield any(hooks), "it has hooks, which would be lost"
 
 
 def is_quantised(layer: nn.Module) -> bool:
     """Whether torch's quantisation made this layer."""
-    return "quantized" in type(layer).__module__.split(".") and hasattr(layer, "kernel_size")
+    sizes = ("kernel_size", "in_features", "num_embeddings")
+    return "quantized" in type(layer).__module__.split(".") and any(hasattr(layer, size) for size in sizes)
 
 
 def check_layer(layer: Any) -> None:
-    """TypeError unless it is an nn.Conv2d, ValueError unless its weight is its own to replace."""
-    if not isinstance(layer, nn.Conv2d):
-        raise TypeError(
-            f"got a {type(layer).__name__}; layers that can be decomposed are nn.Conv2d (not transposed, 1-D or 3-D)"
-        )
+    """TypeError unless it is of a kind that is decomposed, ValueError unless its weight is its own to replace."""
+    if not isinstance(layer, KINDS):
+        raise TypeError(f"got a {type(layer).__name__}; layers that can be decomposed are {_NAMES}")
     reason = obstacle(layer)
     if reason is not None:
-        raise ValueError(f"got {layer}: {reason}; a plain nn.Conv2d is needed: bring its weight into one first")
+        raise ValueError(f"got {layer}: {reason}; a plain layer is needed: bring its weight into one first")
 
 
-def checked_tensors(tensor: Any, like: nn.Conv2d) -> tuple[tg.LowRankTensor, ...]:
+def checked_tensors(tensor: Any, like: Any) -> tuple[tg.LowRankTensor, ...]:
     """One tensor for all groups of a layer, or one for each, of the shapes and the dtype that the layer needs."""
     geometry = Geometry.of(like)
     one = not isinstance(tensor, (list, tuple))
@@ -91,9 +94,10 @@ def _check_tensor(tensor: Any, weight: Tensor) -> None:
 
 
 def _fits(tensor: tg.LowRankTensor, shape: tuple[int, ...]) -> bool:
-    """Whether it has the shape of a weight; for CP and block terms also with height and width as one mode."""
+    """Whether it has the shape of a weight; for CP and block terms also with all axes as one mode."""
     merged = (*shape[:2], math.prod(shape[2:]))
-    return tensor.shape == shape or (isinstance(tensor, MERGED) and tensor.shape == merged)
+    one = len(shape) > 2 and isinstance(tensor, MERGED)
+    return tensor.shape == shape or (one and tensor.shape == merged)
 
 
 def check_formats(names: Sequence[Any], known: Sequence[str]) -> None:

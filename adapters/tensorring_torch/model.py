@@ -16,7 +16,7 @@ from tensorring_torch.geometry import Geometry
 from tensorring_torch.layer import plan_of
 from tensorring_torch.replace import duplicate, put, tied_modules
 from tensorring_torch.report import Compressed, Cost, LayerReport, Report
-from tensorring_torch.trace import Shapes, calls_of, input_shapes
+from tensorring_torch.trace import Shapes, calls_of, input_shapes, unbatched
 
 Progress = Callable[[int, int, str], None]
 
@@ -116,10 +116,10 @@ class _Request:
     ) -> tuple[Chain | None, LayerReport]:
         """The cheapest chain for a layer, or None where it stays, and what is to be said about it."""
         geometry = Geometry.of(layer)
-        use = Use(geometry, calls_of(shapes.get(name, [])), self.minimize)
+        use = Use(geometry, calls_of(geometry, shapes.get(name, [])), self.minimize)
         before = Cost(_parameters(layer), use.dense_plan.multiply_adds(use.calls))
         reason = reason or obstacle(layer) or _unwise(use)
-        chain = None if reason else self._best(name, layer, use, unbatched=any(len(s) < 4 for s in shapes[name]))
+        chain = None if reason else self._best(name, layer, use, unbatched=unbatched(geometry, shapes[name]))
         if chain is None:
             reason = reason or f"no form costs less at tol={self.tol:g}"
             return None, LayerReport(name, "dense", (), before, before, reason=reason)

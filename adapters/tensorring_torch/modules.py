@@ -1,4 +1,4 @@
-"""What chains are built of: plain convolutions, and two modules that move an index into the batch and back."""
+"""What chains are built of: plain torch layers, and two modules that move an index into the batch and back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor, nn
 
-from tensorring_torch.geometry import Geometry, Link, Plan
+from tensorring_torch.kinds import layer_of
+from tensorring_torch.plan import Link, Plan
 
 
 class FoldBond(nn.Module):
-    """(N, groups·bond·C, H, W) -> (N·bond, groups·C, H, W): the bond index rides along in the batch.
+    """(N, groups·bond·C, *size) -> (N·bond, groups·C, *size): the bond index rides along in the batch.
 
     With one group the channels are ordered bond first, so this is a view of contiguous memory and costs nothing.
 
@@ -26,6 +27,8 @@ class FoldBond(nn.Module):
         The size of the index.
     groups
         How many blocks of channels each hold it.
+    axes
+        How many axes an image has besides its channels.
 
     Raises
     ------
@@ -40,17 +43,17 @@ class FoldBond(nn.Module):
     torch.Size([6, 4, 5, 5])
     """
 
-    def __init__(self, bond: int, groups: int = 1) -> None:
+    def __init__(self, bond: int, groups: int = 1, axes: int = 2) -> None:
         super().__init__()
         self.bond = bond
         self.groups = groups
+        self.axes = axes
 
     def forward(self, x: Tensor) -> Tensor:
         """The same numbers, folded."""
-        if x.ndim != 4:
-            raise ValueError(
-                f"got an input of shape {tuple(x.shape)}; a ring's layers need a batch (N, C, H, W): x[None]"
-            )
+        if x.ndim != self.axes + 2:
+            shape = ", ".join(("N", "C", *"DHW"[3 - self.axes :]))
+            raise ValueError(f"got an input of shape {tuple(x.shape)}; a ring's layers need a batch ({shape}): x[None]")
         n, channels, *size = x.shape
         if self.groups == 1:
             return x.reshape(n * self.bond, channels // self.bond, *size)
@@ -63,7 +66,7 @@ class FoldBond(nn.Module):
 
 
 class UnfoldBond(nn.Module):
-    """(N·bond, groups·C, H, W) -> (N, groups·bond·C, H, W): what FoldBond folded comes back to the channels.
+    """(N·bond, groups·C, *size) -> (N, groups·bond·C, *size): what FoldBond folded comes back to the channels.
 
     Parameters
     ----------
@@ -96,45 +99,31 @@ class UnfoldBond(nn.Module):
         return f"{self.bond}, groups={self.groups}"
 
 
-def convolution(geometry: Geometry, weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Conv2d:
-    """The nn.Conv2d of a geometry that holds exactly these parameters."""
-    # On the meta device nothing is allocated or drawn: the global random state stays as it is.
-    conv = nn.Conv2d(
-        geometry.in_channels,
-        geometry.out_channels,
-        geometry.kernel,
-        stride=geometry.stride,
-        padding=geometry.padding,
-        dilation=geometry.dilation,
-        groups=geometry.groups,
-        padding_mode=geometry.padding_mode,  # type: ignore[arg-type]
-        bias=False,
-        device="meta",
-    )
-    conv.weight, conv.bias = weight, bias
-    return conv
+def sequence(
+    plan: Plan, weights: Sequence[Tensor], bias: nn.Parameter | None, *, trained: bool = True
+) -> nn.Sequential:
+    """The layers of a plan, with these canonical weights; the last one adds the bias.
 
-
-def sequence(plan: Plan, weights: Sequence[nn.Parameter], bias: nn.Parameter | None) -> nn.Sequential:
-    """The layers of a plan; the last one adds the bias. The plan is kept as `.plan`, next to the parameters."""
-    layers = nn.Sequential(*_layers(plan, weights, bias))
+    The plan is kept as `.plan`, next to the parameters.
+    """
+    layers = nn.Sequential(*_layers(plan, weights, bias, trained))
     vars(layers)["plan"] = plan  # no module, parameter or buffer: deepcopy takes it along, state_dict does not
     return layers
 
 
-def _layers(plan: Plan, weights: Sequence[nn.Parameter], bias: nn.Parameter | None) -> Iterator[nn.Module]:
-    folded = 1
+def _layers(plan: Plan, weights: Sequence[Tensor], bias: nn.Parameter | None, trained: bool) -> Iterator[nn.Module]:
+    folded, axes = 1, len(plan.geometry.kernel)
     for k, (stage, weight) in enumerate(zip(plan.stages, weights, strict=True)):
         if stage.riders > folded:
-            yield FoldBond(stage.riders // folded, plan.blocks)
+            yield FoldBond(stage.riders // folded, plan.blocks, axes)
         elif stage.riders < folded:
             yield UnfoldBond(folded // stage.riders, plan.blocks)
         folded = stage.riders
-        yield convolution(stage.conv, weight, bias if k == len(weights) - 1 else None)
+        yield layer_of(stage.conv, weight, bias if k == len(weights) - 1 else None, trained=trained)
 
 
 class Kernel(NamedTuple):
-    """A kernel of a chain, laid out as torch does: (outputs, inputs/groups, h, w)."""
+    """A kernel of a chain, in canonical order: (outputs, inputs/groups, *size)."""
 
     weight: Tensor
     groups: int = 1
@@ -143,7 +132,19 @@ class Kernel(NamedTuple):
     def link(self) -> Link:
         """Its shape."""
         outputs, inputs, *size = self.weight.shape
-        return Link(outputs, self.groups * inputs, size[0], size[1], self.groups)
+        return Link(outputs, self.groups * inputs, tuple(size), self.groups)
+
+
+def pointwise(matrix: Tensor, axes: int) -> Kernel:
+    """The kernel (outputs, inputs, 1, …, 1) of a matrix."""
+    return Kernel(matrix.reshape(*matrix.shape, *(1,) * axes))
+
+
+def along(filters: Tensor, axis: int, axes: int, groups: int = 1) -> Kernel:
+    """The kernel of filters (outputs, inputs/groups, n) along one of the axes."""
+    size = [1] * axes
+    size[axis] = filters.shape[-1]
+    return Kernel(filters.reshape(*filters.shape[:2], *size), groups)
 
 
 def stage_weights(chains: Sequence[Sequence[Kernel]], starts: Sequence[int]) -> list[Tensor]:
@@ -160,30 +161,32 @@ def block_kernels(plan: Plan, weights: Sequence[Tensor]) -> list[list[Kernel]]:
 
 
 def dense_weight(plan: Plan, weights: Sequence[Tensor]) -> Tensor:
-    """(O, I/groups, h, w): the one kernel that the weights of a plan's stages make together."""
+    """(O, I/groups, *kernel): the one kernel that the weights of a plan's stages make together."""
     return torch.cat([reduce(compose, chain).weight for chain in block_kernels(plan, weights)])
 
 
 def compose(first: Kernel, then: Kernel) -> Kernel:
-    """K[p, n, h·H, w·W] = Σ_q then[p, q, H, W]·first[q, n, h, w]: two convolutions as one.
+    """K[p, n, h·H, w·W] = Σ_q then[p, q, H, W]·first[q, n, h, w]: two convolutions as one, on any number of axes.
 
     Only one of them extends along each axis. Where one has a multiple of the channels of the other, the leading part
     of that index rides along. Where one has groups, so has the sum.
     """
     link = first.link.then(then.link)
     (m, n, *size), (p, q, *following) = first.weight.shape, then.weight.shape
+    a, b = first.weight.reshape(m, n, -1), then.weight.reshape(p, q, -1)  # all axes as one: s and S
     g = max(first.groups, then.groups)
     if then.groups > 1:
-        a, b = first.weight.reshape(g, q, n, *size), then.weight.reshape(g, p // g, q, *following)
-        kernel = torch.einsum("gqnhw,gpqHW->gpnhHwW", a, b)
+        kernel = torch.einsum("gqns,gpqS->gpnsS", a.unflatten(0, (g, q)), b.unflatten(0, (g, -1)))
     elif first.groups > 1:
-        a, b = first.weight.reshape(g, m // g, n, *size), then.weight.reshape(p, g, m // g, *following)
-        kernel = torch.einsum("gqnhw,pgqHW->pgnhHwW", a, b)
+        kernel = torch.einsum("gqns,pgqS->pgnsS", a.unflatten(0, (g, -1)), b.unflatten(1, (g, -1)))
     elif m >= q:
-        kernel = torch.einsum("bqnhw,pqHW->bpnhHwW", first.weight.reshape(m // q, q, n, *size), then.weight)
+        kernel = torch.einsum("bqns,pqS->bpnsS", a.unflatten(0, (-1, q)), b)
     else:
-        kernel = torch.einsum("mnhw,pbmHW->pbnhHwW", first.weight, then.weight.reshape(p, q // m, m, *following))
-    return Kernel(kernel.reshape(link.outputs, link.inputs // link.groups, link.height, link.width), link.groups)
+        kernel = torch.einsum("mns,pbmS->pbnsS", a, b.unflatten(1, (-1, m)))
+    kernel = kernel.reshape(-1, *size, *following)
+    axes = range(1, len(size) + 1)
+    paired = kernel.permute(0, *(k for pair in zip(axes, range(len(size) + 1, kernel.ndim), strict=True) for k in pair))
+    return Kernel(paired.reshape(link.outputs, link.inputs // link.groups, *link.size), link.groups)
 
 
 def to_torch(array: Any) -> Tensor:

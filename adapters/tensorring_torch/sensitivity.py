@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from tensorring_torch.geometry import Plan
+from tensorring_torch.kinds import canonical_weight
 from tensorring_torch.layer import convolutions_of, plan_of
-from tensorring_torch.modules import Kernel, block_kernels, compose
+from tensorring_torch.modules import Kernel, block_kernels, compose, pointwise
+from tensorring_torch.plan import Plan
 
 
 def sensitivity_penalty(model: nn.Module) -> Tensor:
@@ -59,7 +61,7 @@ def sensitivity_penalty(model: nn.Module) -> Tensor:
 
 def _weights(module: nn.Module, plan: Plan) -> list[Tensor]:
     assert isinstance(module, nn.Sequential)
-    weights = [conv.weight for conv in convolutions_of(module, plan)]
+    weights = [canonical_weight(conv) for conv in convolutions_of(module, plan)]
     return [w.float() if w.dtype in (torch.float16, torch.bfloat16) else w for w in weights]
 
 
@@ -85,8 +87,7 @@ def sensitivity(plan: Plan, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _of_block(plan: Plan, kernels: Sequence[Kernel]) -> tuple[Tensor, Tensor]:
     outputs, inputs, *_ = plan.geometry.weight_shape
-    like = kernels[0].weight
-    before, after = [_identity(inputs, like)], [_identity(outputs // plan.blocks, like)]
+    before, after = [_identity(inputs, kernels[0])], [_identity(outputs // plan.blocks, kernels[0])]
     for kernel in kernels:
         before.append(compose(before[-1], kernel))
     for kernel in kernels[:0:-1]:
@@ -107,8 +108,8 @@ def _derivative(before: Kernel, kernel: Kernel, after: Kernel) -> Tensor:
         ends = squares[0].sum((0, 2, 3)) * squares[1].sum((0, 1, 3, 4))
     else:
         ends = torch.einsum("bgqn,cgqn->gbc", a, a.conj()) * torch.einsum("pbgam,pcgam->gbc", b, b.conj())
-    return link.height * link.width * ends.real.sum()
+    return math.prod(link.size) * ends.real.sum()
 
 
-def _identity(size: int, like: Tensor) -> Kernel:
-    return Kernel(torch.eye(size, dtype=like.dtype, device=like.device)[:, :, None, None])
+def _identity(size: int, like: Kernel) -> Kernel:
+    return pointwise(torch.eye(size, dtype=like.weight.dtype, device=like.weight.device), len(like.link.size))

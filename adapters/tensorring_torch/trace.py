@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from tensorring_torch.geometry import Call, Calls
+from tensorring_torch.geometry import Call, Calls, Geometry
+from tensorring_torch.kinds import KINDS
 from tensorring_torch.replace import duplicate
 
 Shapes = Mapping[str, list[torch.Size]]
@@ -18,27 +21,53 @@ Shapes = Mapping[str, list[torch.Size]]
 def input_shapes(model: nn.Module, example_input: Any) -> Shapes:
     """{name: shape of the input in each call}: one forward pass of a copy in eval mode; `model` is not touched.
 
-    `example_input` is a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
+    Layers that were called with more than their input (the output size of a transposed convolution) are left out: a
+    chain takes an input alone. `example_input` is a tensor, a tuple or list of positional arguments, or a dict of
+    keyword arguments.
     """
     model = duplicate(model).eval()
     shapes: dict[str, list[torch.Size]] = defaultdict(list)
+    special = set()
 
-    def note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+    def note(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = (*args, *kwargs.values())
+        tensors = [value for value in given if isinstance(value, torch.Tensor)]
         if tensors:
             shapes[name].append(tensors[0].shape)
+        if isinstance(module, KINDS) and len(given) > 1:
+            special.add(name)
 
     for name, module in model.named_modules():
         if not isinstance(module, torch.jit.ScriptModule):  # which take no hooks, and hold no layers of ours
-            module.register_forward_pre_hook(lambda _, a, k, name=name: note(name, a, k), with_kwargs=True)
-    with torch.no_grad():
+            module.register_forward_pre_hook(lambda m, a, k, name=name: note(name, m, a, k), with_kwargs=True)
+    with torch.no_grad(), layers_called():
         if isinstance(example_input, Mapping):
             model(**example_input)
         else:
             model(*(example_input if isinstance(example_input, (tuple, list)) else (example_input,)))
-    return shapes
+    return {name: found for name, found in shapes.items() if name not in special}
 
 
-def calls_of(shapes: list[torch.Size]) -> Calls:
-    """The calls of a 2-D convolution, batched or not."""
-    return tuple(Call(shape[0] if len(shape) == 4 else 1, (shape[-2], shape[-1])) for shape in shapes)
+@contextmanager
+def layers_called() -> Iterator[None]:
+    """Within, torch's transformers call their layers in eval mode too, where hooks see them; for all threads."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def calls_of(geometry: Geometry, shapes: list[torch.Size]) -> Calls:
+    """The calls of a layer whose inputs had these shapes: of a convolution batched or not, of others any."""
+    axes = len(geometry.kernel)
+    channels = 0 if geometry.lookup is not None else 1
+    return tuple(
+        Call(math.prod(shape[: len(shape) - axes - channels]), tuple(shape[len(shape) - axes :])) for shape in shapes
+    )
+
+
+def unbatched(geometry: Geometry, shapes: list[torch.Size]) -> bool:
+    """Whether a convolution was called on an image without a batch."""
+    return bool(geometry.kernel) and any(len(shape) < len(geometry.kernel) + 2 for shape in shapes)

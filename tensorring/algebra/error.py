@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from tensorring._array import (
@@ -14,12 +15,13 @@ from tensorring._array import (
     is_complex,
     slices,
 )
+from tensorring.algebra.metric import checked_metric
 from tensorring.linalg.scale import measure
 from tensorring.tensors import LowRankTensor
 
 
-def relative_error(x: Any, a: LowRankTensor) -> float:
-    """‖x − a‖_F / ‖x‖_F, from the residual itself, in blocks along the first mode; 0 where both are zero.
+def relative_error(x: Any, a: LowRankTensor, *, metric: Mapping[Any, Array] | None = None) -> float:
+    """‖x − a‖_F / ‖x‖_F, or in a metric ‖x − a‖_S / ‖x‖_S, from the residual itself; 0 where both are zero.
 
     Parameters
     ----------
@@ -27,6 +29,8 @@ def relative_error(x: Any, a: LowRankTensor) -> float:
         The tensor approximated: an array, or a low-rank tensor of any format.
     a
         Its approximation, of the same shape and library.
+    metric
+        {modes: S}, for ‖x‖_S² = ⟨x, S x⟩: S Hermitian and positive semidefinite on these modes, as for `cp_als`.
 
     Returns
     -------
@@ -39,17 +43,23 @@ def relative_error(x: Any, a: LowRankTensor) -> float:
     TypeError
         If `a` is no low-rank tensor.
     ValueError
-        If the shapes differ, or `x` holds NaN or inf.
+        If the shapes differ, `x` holds NaN or inf, or the metric is none.
 
     Notes
     -----
-    Costs the contraction of the dense tensor; memory is a few blocks of some megabytes.
+    Costs the contraction of the dense tensor; memory is a few blocks of some megabytes along the first mode, with a
+    metric three dense tensors.
 
     Examples
     --------
+    >>> import numpy as np
     >>> import tensorring as tg
     >>> t = tg.random.tr((4, 5, 6), ranks=2, rng=0)
     >>> tg.relative_error(t.to_dense(), t) < 1e-14
+    True
+    >>> x = t.to_dense() + 0.1
+    >>> weights = np.diag(np.linspace(0.1, 1.0, 30))
+    >>> tg.relative_error(x, t, metric={(1, 2): weights}) < 1
     True
     """
     if not isinstance(a, LowRankTensor):
@@ -59,6 +69,9 @@ def relative_error(x: Any, a: LowRankTensor) -> float:
         raise ValueError(f"got x of shape {shape} and an approximation of shape {a.shape}; the two must agree")
     if is_array(x):
         x = as_dtype(x, compute_dtype_name(x.dtype))
+    if metric is not None:
+        dense = x.to_dense() if isinstance(x, LowRankTensor) else x
+        return checked_metric(metric, dense).relative_error(dense, a)
     errors, norms = [], []
     for rows in slices(shape[0], block_length(a.arrays[0], math.prod(shape[1:]))):
         block, approximation = _rows(x, rows), a.rows(rows.start, rows.stop).to_dense()

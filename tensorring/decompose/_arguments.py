@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,22 +184,6 @@ def checked_rank(rank: Any) -> int:
         kind = ValueError if isinstance(rank, (int, np.integer)) else TypeError
         raise kind(f"got rank={rank!r}; the rank of a CP is an int of at least 1")
     return int(rank)
-
-
-def checked_modes(modes: Any, order: int) -> tuple[int, ...]:
-    """One mode or several, ascending, all different and within a tensor of so many."""
-    entries = list(modes) if isinstance(modes, Iterable) else [modes]
-    try:
-        chosen = sorted(operator.index(mode) for mode in entries)
-    except TypeError:
-        raise TypeError(f"got modes={modes!r}; modes are ints, one or several") from None
-    distinct = len(set(chosen)) == len(chosen)
-    if not (distinct and chosen and chosen[0] >= 0 and chosen[-1] < order):
-        raise ValueError(
-            f"got modes={modes!r} for a tensor of {order} modes; give one mode or several different ones, between 0 "
-            f"and {order - 1}"
-        )
-    return tuple(chosen)
 
 
 def identity(n: int, *, like: Array) -> Array:

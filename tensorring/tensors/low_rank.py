@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -125,3 +126,19 @@ def check_ndim(array: Array, ndim: int, name: str, meaning: str) -> None:
     """ValueError unless the array has `ndim` axes, none of them empty."""
     if array.ndim != ndim or 0 in array.shape:
         raise ValueError(f"{name} has shape {tuple(array.shape)}; it needs {ndim} axes, {meaning}, none of length 0")
+
+
+def checked_modes(modes: Any, order: int) -> tuple[int, ...]:
+    """One mode or several, ascending, all different and within a tensor of so many."""
+    entries = list(modes) if isinstance(modes, Iterable) else [modes]
+    try:
+        chosen = sorted(operator.index(mode) for mode in entries)
+    except TypeError:
+        raise TypeError(f"got modes={modes!r}; modes are ints, one or several") from None
+    distinct = len(set(chosen)) == len(chosen)
+    if not (distinct and chosen and chosen[0] >= 0 and chosen[-1] < order):
+        raise ValueError(
+            f"got modes={modes!r} for a tensor of {order} modes; give one mode or several different ones, between 0 "
+            f"and {order - 1}"
+        )
+    return tuple(chosen)

@@ -2,7 +2,7 @@
 
 import copy
 import io
-import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import tensorring_torch as tgt
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from tensorring_torch.geometry import Geometry
 from torch import nn
 
 import tensorring as tg
@@ -19,51 +20,93 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
 DTYPES = {torch.float32: 1e-5, torch.float64: 1e-12}
-CUTS = [modes for count in (1, 2, 3) for modes in itertools.combinations(range(4), count)]
+
+
+def options(draw, axes, transposed):
+    """The options of a convolution, in any combination that torch takes."""
+
+    def each(low, high):
+        return draw(st.tuples(*[st.integers(low, high)] * axes))
+
+    few = axes == 3
+    kernel, dilation, stride = each(1, 3 if few else 4), each(1, 2), each(1, 2 if few else 3)
+    chosen = {"kernel_size": kernel, "dilation": dilation, "groups": draw(st.integers(1, 2 if few else 3))}
+    if transposed:
+        more = [draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)]
+        return chosen | {"stride": stride, "padding": each(0, 2), "output_padding": tuple(more)}
+    padding = draw(st.one_of(st.just("valid"), st.just("same"), st.just(each(0, 3))))
+    mode = draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"]))
+    return chosen | {"stride": 1 if padding == "same" else stride, "padding": padding, "padding_mode": mode}
 
 
 @st.composite
 def convolutions(draw):
-    """An nn.Conv2d with any combination of its options, and an input that it takes."""
-    groups = draw(st.integers(1, 3))
-    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
-    dilation = draw(st.tuples(st.integers(1, 3), st.integers(1, 2)))
-    padding = draw(st.one_of(st.just("valid"), st.just("same"), st.tuples(st.integers(0, 3), st.integers(0, 3))))
-    stride = (1, 1) if padding == "same" else draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    conv = nn.Conv2d(
-        groups * draw(st.integers(1, 4)),
-        groups * draw(st.integers(1, 4)),
-        kernel,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        padding_mode=draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
+    """A convolution of any kind with any combination of its options, and an input that it takes."""
+    axes, transposed = draw(st.sampled_from([2, 2, 1, 3])), draw(st.sampled_from([False, False, True]))
+    chosen = options(draw, axes, transposed)
+    conv = getattr(nn, f"Conv{'Transpose' if transposed else ''}{axes}d")(
+        chosen["groups"] * draw(st.integers(1, 4)),
+        chosen["groups"] * draw(st.integers(1, 4)),
+        **chosen,
         bias=draw(st.booleans()),
         dtype=draw(st.sampled_from(list(DTYPES))),
     ).train(draw(st.booleans()))
-    size = [d * (k - 1) + draw(st.integers(4, 7)) for d, k in zip(dilation, kernel, strict=True)]
+    size = [draw(st.integers(1, 5))] * axes if transposed else [
+        d * (k - 1) + draw(st.integers(4, 7)) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)
+    ]  # fmt: skip
     batch = draw(st.integers(0 if conv.padding_mode == "zeros" else 1, 3))
+    drawn(draw, conv)
+    x = torch.randn(batch, conv.in_channels, *size, dtype=conv.weight.dtype)
+    assume(all(n > 0 for n in Geometry.of(conv).outputs(tuple(size))))
+    return conv, x
+
+
+@st.composite
+def matrices(draw):
+    """An nn.Linear or an nn.Embedding, and an input of any number of axes."""
+    sizes, dtype = (draw(st.integers(1, 9)), draw(st.integers(1, 9))), draw(st.sampled_from(list(DTYPES)))
+    shape = draw(st.lists(st.integers(0, 3), max_size=3))
+    if draw(st.booleans()):
+        layer = nn.Linear(*sizes, bias=draw(st.booleans()), dtype=dtype)
+        drawn(draw, layer)
+        return layer, torch.randn(*shape, sizes[0], dtype=dtype)
+    padding = draw(st.one_of(st.none(), st.integers(0, sizes[0] - 1)))
+    flags = {"scale_grad_by_freq": draw(st.booleans()), "sparse": draw(st.booleans())}
+    layer = nn.Embedding(*sizes, padding_idx=padding, dtype=dtype, **flags)
+    drawn(draw, layer)
+    return layer, torch.randint(sizes[0], tuple(shape))
+
+
+LAYERS = st.one_of(convolutions(), convolutions(), matrices())
+
+
+def drawn(draw, layer):
+    """Other numbers, some of them not to be trained."""
     torch.manual_seed(draw(st.integers(0, 100)))
-    for parameter in conv.parameters():
+    for parameter in layer.parameters():
         nn.init.normal_(parameter)
         parameter.requires_grad_(draw(st.booleans()))
-    return conv, torch.randn(batch, conv.in_channels, *size, dtype=conv.weight.dtype)
 
 
 def random_tensor(draw, shape):
     """Any format that layers are built from, at any ranks, in either precision."""
-    kinds = ["tr", "tt", "tucker", "cut", "cp", "cp4", "tucker-cp", "tucker-cp4"]
+    modes = len(shape)
+    kinds = ["tr", "tt", "tucker", "cut", "cp4"] + ["cp", "tucker-cp", "tucker-cp4", "btd"] * (modes > 2)
     kind, seed = draw(st.sampled_from(kinds)), draw(st.integers(0, 1000))
     dtype = draw(st.sampled_from(["float32", "float64"]))
     ranks = st.integers(1, 4)
     if kind == "cut":
-        rng, modes, rank = np.random.default_rng(seed), draw(st.sampled_from(CUTS)), draw(ranks)
-        left = rng.standard_normal((*(shape[k] for k in modes), rank)).astype(dtype)
-        right = rng.standard_normal((rank, *(shape[k] for k in range(4) if k not in modes))).astype(dtype)
-        return tg.CutTensor(left, right, modes)
+        rng, rank = np.random.default_rng(seed), draw(ranks)
+        some = draw(st.lists(st.sampled_from(range(modes)), min_size=1, max_size=modes - 1, unique=True))
+        left = rng.standard_normal((*(shape[k] for k in sorted(some)), rank)).astype(dtype)
+        right = rng.standard_normal((rank, *(shape[k] for k in range(modes) if k not in some))).astype(dtype)
+        return tg.CutTensor(left, right, tuple(sorted(some)))
+    if kind == "btd":
+        whole = draw(st.sampled_from([shape[2:], (math.prod(shape[2:]),)]))
+        sizes = (min(draw(ranks), shape[0]), min(draw(ranks), shape[1]), *whole)
+        return tg.random.btd((*shape[:2], *whole), terms=draw(ranks), ranks=sizes, rng=seed, dtype=dtype)
     if kind.startswith(("cp", "tucker-cp")):
-        shape = shape if kind.endswith("4") else (*shape[:2], shape[2] * shape[3])
+        shape = shape if kind.endswith("4") else (*shape[:2], math.prod(shape[2:]))
         if not kind.startswith("tucker"):
             return tg.random.cp(shape, rank=draw(ranks), rng=seed, dtype=dtype)
         inner = (draw(ranks), draw(ranks))
@@ -72,20 +115,35 @@ def random_tensor(draw, shape):
         return tgt.TuckerCPTensor(
             tg.random.cp((*inner, *shape[2:]), rank=draw(ranks), rng=seed, dtype=dtype), *matrices
         )
-    count = {"tr": 4, "tt": 3, "tucker": 4}[kind]
+    count = modes - (kind == "tt")
     caps = tuple(draw(st.lists(ranks, min_size=count, max_size=count)))
     return getattr(tg.random, kind)(shape, ranks=caps, rng=seed, dtype=dtype)
 
 
-def with_weight(conv, weight):
-    dense = copy.deepcopy(conv)
-    dense.weight = nn.Parameter(torch.tensor(weight, dtype=conv.weight.dtype), conv.weight.requires_grad)
+def weight_of(layer):
+    """The canonical weight, written out: outputs first, in each group."""
+    if isinstance(layer, nn.Embedding):
+        return layer.weight.T
+    if not getattr(layer, "transposed", False):
+        return layer.weight
+    return torch.cat([part.transpose(0, 1) for part in layer.weight.chunk(layer.groups)])
+
+
+def with_weight(layer, weight):
+    """The same layer with another canonical weight."""
+    weight = torch.tensor(weight, dtype=layer.weight.dtype)
+    if isinstance(layer, nn.Embedding):
+        weight = weight.T
+    if getattr(layer, "transposed", False):
+        weight = torch.cat([part.transpose(0, 1) for part in weight.chunk(layer.groups)])
+    dense = copy.deepcopy(layer)
+    dense.weight = nn.Parameter(weight.contiguous(), layer.weight.requires_grad)
     return dense
 
 
-def dense_of(tensor, conv):
-    dense = tensor.astype("float64" if conv.weight.dtype == torch.float64 else tensor.dtype).to_dense()
-    return dense.reshape(-1, *conv.weight.shape[1:])
+def dense_of(tensor, layer):
+    dense = tensor.astype("float64" if layer.weight.dtype == torch.float64 else tensor.dtype).to_dense()
+    return dense.reshape(-1, *weight_of(layer).shape[1:])
 
 
 def assert_close(got, expected, tolerance):
@@ -97,43 +155,44 @@ def assert_close(got, expected, tolerance):
 def assert_equivalent(layers, dense, x):
     """Same output, same options, same state; undone, the same layer."""
     with torch.no_grad():
-        assert_close(layers(x), dense(x), DTYPES[x.dtype])
+        assert_close(layers(x), dense(x), DTYPES[dense.weight.dtype])
     again = tgt.dense_layer(layers)
+    assert type(again) is type(dense)
     assert repr(again) == repr(dense)
-    assert_close(again.weight, dense.weight, DTYPES[x.dtype])
+    assert_close(again.weight, dense.weight, DTYPES[dense.weight.dtype])
     for parameter in layers.parameters():
         assert parameter.is_leaf
         assert parameter.grad_fn is None
     assert all(module.training == dense.training for module in layers.modules())
-    weights = [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]
+    weights = [layer.weight for layer in layers if hasattr(layer, "weight")]
     assert all(weight.requires_grad == dense.weight.requires_grad for weight in (*weights, again.weight))
-    if dense.bias is not None:
+    if getattr(dense, "bias", None) is not None:
         assert torch.equal(again.bias, dense.bias)
         assert again.bias.requires_grad == dense.bias.requires_grad == layers[-1].bias.requires_grad
         assert again.bias is not dense.bias
     assert again.training == dense.training
 
 
-@given(st.data(), convolutions())
-def test_any_tensor_becomes_its_convolution(data, case):
+@given(st.data(), LAYERS)
+def test_any_tensor_becomes_its_layer(data, case):
     conv, x = case
     before = copy.deepcopy(conv.state_dict())
-    tensor = random_tensor(data.draw, tuple(conv.weight.shape))
+    tensor = random_tensor(data.draw, tuple(weight_of(conv).shape))
     layers = tgt.build_layer(tensor, like=conv)
     assert_equivalent(layers, with_weight(conv, dense_of(tensor, conv)), x)
     assert all(torch.equal(value, before[name]) for name, value in conv.state_dict().items())
-    dense_work = tgt.chain.Use.unknown(layers.plan.geometry, "macs")
-    assert layers.plan.multiply_adds(dense_work.calls) <= dense_work.dense_plan.multiply_adds(dense_work.calls)
+    use = tgt.chain.Use.unknown(layers.plan.geometry, "macs")
+    assert use.cost(layers.plan)[0] <= use.cost(use.dense_plan)[0]
 
 
-@given(st.data(), convolutions())
+@given(st.data(), LAYERS)
 def test_unmerged_plans_compute_the_same(data, case):
     """The plans that cost too much on these small layers, folds and all, are as right as the chosen ones."""
     conv, x = case
-    tensor = random_tensor(data.draw, tuple(conv.weight.shape))
-    chain = tgt.chain.Chain.of([tensor], tgt.chain.Use.unknown(tgt.geometry.Geometry.of(conv), "macs"))
-    kernels = tgt.chain._kernels(tensor, conv.kernel_size)
-    plan = tgt.geometry.Plan(chain.plan.geometry, tuple(kernel.link for kernel in kernels))
+    tensor = random_tensor(data.draw, tuple(weight_of(conv).shape))
+    chain = tgt.chain.Chain.of([tensor], tgt.chain.Use.unknown(Geometry.of(conv), "macs"))
+    kernels = tgt.chain._kernels(tensor, chain.plan.geometry.kernel)
+    plan = tgt.plan.Plan(chain.plan.geometry, tuple(kernel.link for kernel in kernels))
     starts = (0, *(k for k in range(1, len(kernels)) if data.draw(st.booleans())))
     chain = tgt.chain.Chain((tensor,), plan.merged(starts), starts)
     assert_equivalent(chain.layers(conv), with_weight(conv, dense_of(tensor, conv)), x)
@@ -143,7 +202,7 @@ def test_unmerged_plans_compute_the_same(data, case):
 def test_one_tensor_for_each_group(data, case):
     conv, x = case
     assume(conv.groups > 1)
-    outputs, *rest = conv.weight.shape
+    outputs, *rest = weight_of(conv).shape
     kind = random_tensor(data.draw, (outputs // conv.groups, *rest))
     others = [kind.with_arrays([a * (g + 1) for a in kind.arrays]) for g in range(conv.groups - 1)]
     layers = tgt.build_layer([*others, kind], like=conv)
@@ -157,14 +216,14 @@ def test_groups_with_kernels_and_folds_of_their_own(starts):
     tensors = [tg.random.tr((3, 2, 3, 2), ranks=(2, r, 2, 3), rng=r) for r in (2, 3, 1)]
     padded = tgt.chain._padded(tensors)
     links = tuple(kernel.link for kernel in tgt.chain._kernels(padded[0], (3, 2)))
-    plan = tgt.geometry.Plan(tgt.geometry.Geometry.of(conv), links, blocks=3).merged(starts)
+    plan = tgt.plan.Plan(Geometry.of(conv), links, blocks=3).merged(starts)
     layers = tgt.chain.Chain(tuple(padded), plan, starts).layers(conv)
     dense = np.concatenate([tensor.to_dense() for tensor in tensors])
     assert any(isinstance(layer, tgt.FoldBond) for layer in layers)
     assert_equivalent(layers, with_weight(conv, dense), torch.randn(2, 6, 8, 9).double())
 
 
-@given(convolutions(), st.sampled_from(["tr", "tt", "tucker", "cut"]))
+@given(LAYERS, st.sampled_from(["tr", "tt", "tucker", "cut"]))
 def test_at_the_error_floor_every_format_equals_the_layer(case, format):
     conv, x = case
     tol = 1e-7 if conv.weight.dtype == torch.float32 else 1e-14
@@ -293,8 +352,11 @@ CONV, RING = nn.Conv2d(4, 6, 3), tg.random.tr((6, 4, 3, 3), ranks=2, rng=0)
     ("call", "error", "message"),
     [
         (lambda: tgt.build_layer(RING, like=nn.Conv2d(4, 7, 3)), ValueError, r"\(6, 4, 3, 3\).*\(7, 4, 3, 3\)"),
-        (lambda: tgt.build_layer(RING, like=nn.ConvTranspose2d(4, 6, 3)), TypeError, "ConvTranspose2d.*nn.Conv2d"),
-        (lambda: tgt.build_layer(RING, like=nn.Linear(4, 6)), TypeError, "Linear.*nn.Conv2d"),
+        (lambda: tgt.build_layer(RING, like=nn.ConvTranspose2d(6, 4, 3)), ValueError, r"\(4, 6, 3, 3\)"),
+        (lambda: tgt.build_layer(RING, like=nn.Linear(4, 6)), ValueError, r"\(6, 4\)"),
+        (lambda: tgt.build_layer(RING, like=nn.BatchNorm2d(4)), TypeError, "BatchNorm2d.*nn.Conv1d.*nn.Embedding"),
+        (lambda: tgt.decompose_layer(nn.Embedding(9, 5, max_norm=1.0), tol=0.1), ValueError, "max_norm"),
+        (lambda: tgt.build_layer(block_terms_of_a_matrix(), like=nn.Linear(4, 6)), ValueError, "no groups"),
         (lambda: tgt.build_layer(RING, like=nn.LazyConv2d(6, 3)), ValueError, "run the model once"),
         (lambda: tgt.decompose_layer(nn.Conv2d(4, 6, 3, device="meta"), tol=0.1), ValueError, "without numbers"),
         (lambda: tgt.build_layer(RING, like=weight_normed()), ValueError, "weight norm"),
@@ -342,7 +404,7 @@ CONV, RING = nn.Conv2d(4, 6, 3), tg.random.tr((6, 4, 3, 3), ranks=2, rng=0)
         (lambda: tgt.decompose_layer(CONV, format="tucker-cp", ranks=(2, 2)), ValueError, "r_out, r_in, terms"),
         (lambda: tgt.decompose_layer(CONV, format="cut", ranks=0), ValueError, "0"),
         (lambda: tgt.decompose_layer(not_a_number(), tol=0.1), ValueError, r"0, 1, 2, 0.*nan"),
-        (lambda: tgt.decompose_layer(nn.Conv3d(4, 6, 3), tol=0.1), TypeError, "Conv3d"),
+        (lambda: tgt.decompose_layer(nn.Bilinear(4, 6, 3), tol=0.1), TypeError, "Bilinear"),
         (lambda: tgt.decompose_layer("conv", tol=0.1), TypeError, "str"),
     ],
 )
@@ -353,6 +415,10 @@ def test_bad_input(call, error, message):
 
 def weight_normed():
     return nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3))
+
+
+def block_terms_of_a_matrix():
+    return tg.random.btd((6, 4), terms=2, ranks=(2, 2), rng=0)
 
 
 def mixed():

@@ -6,8 +6,9 @@ import tensorring_torch as tgt
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tensorring_torch.geometry import Geometry, Plan
+from tensorring_torch.geometry import Geometry
 from tensorring_torch.modules import dense_weight
+from tensorring_torch.plan import Plan
 from tensorring_torch.sensitivity import sensitivity
 from torch import nn
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tensorring as tg
 from tensorring_torch.geometry import Size
-from tensorring_torch.modules import Kernel, to_torch
+from tensorring_torch.modules import Kernel, pointwise, to_torch
 
 Cost = Callable[..., float]
 
@@ -24,7 +24,7 @@ SWEEPS = 100
 
 
 def kernels(tensor: tg.BlockTermTensor, size: Size) -> list[Kernel]:
-    """The three kernels of block terms of shape (O, I, h, w), or (O, I, h·w). Scales are shared out among them."""
+    """The three kernels of block terms of shape (O, I, *size), or (O, I, h·w). Scales are shared out among them."""
     cores, *factors = (to_torch(array) for array in tensor.arrays)
     by_mode = dict(zip(tensor.modes, factors, strict=True))
     for mode in (mode for mode in by_mode if mode > 1):
@@ -35,9 +35,9 @@ def kernels(tensor: tg.BlockTermTensor, size: Size) -> list[Kernel]:
     output, cores, entry = _shared(output, cores, entry)
     terms, out_rank, in_rank = cores.shape[:3]
     return [
-        Kernel(entry.permute(0, 2, 1).reshape(terms * in_rank, -1, 1, 1)),
+        pointwise(entry.permute(0, 2, 1).flatten(0, 1), len(size)),
         Kernel(cores.reshape(terms * out_rank, in_rank, *size), terms),
-        Kernel(output.permute(1, 0, 2).reshape(-1, terms * out_rank, 1, 1)),
+        pointwise(output.permute(1, 0, 2).flatten(1), len(size)),
     ]
 
 
@@ -65,7 +65,7 @@ def _shared(output: Tensor, cores: Tensor, entry: Tensor) -> list[Tensor]:
 def fit(
     weight: np.ndarray, *, tol: float | None, ranks: int | Sequence[int] | None, cost: Cost
 ) -> list[tg.Decomposition[Any]]:
-    """Block terms of (O, I, h, w): of ranks (terms, L_out, L_in), or for each of some sizes the fewest at `tol`."""
+    """Block terms of (O, I, *size): of ranks (terms, L_out, L_in), or for each of some sizes the fewest at `tol`."""
     if ranks is not None:
         terms, *sizes = _three(ranks)
         return [_fitted(weight, terms, sizes, tol)]

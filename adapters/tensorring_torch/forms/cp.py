@@ -1,7 +1,8 @@
 """CP: input 1×1 to R channels, each filtered by itself (depthwise h×w), output 1×1. Also CP of a Tucker core.
 
 The outer kernels are the factors of the input and output modes, the filters are the third factor. Those of a tensor of
-order 3, (O, I, h·w), are any; those of order 4 are products of a column and a row, which may stand apart.
+order 3, (O, I, h·w), are any; those of (O, I, h, w) are products of a column and a row, which may stand apart. With
+more axes or fewer accordingly.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 import tensorring as tg
 from tensorring_torch.geometry import Size
-from tensorring_torch.modules import Kernel, to_torch
+from tensorring_torch.modules import Kernel, along, pointwise, to_torch
 
 Caps = int | Sequence[int | None] | None
 Cost = Callable[..., float]
@@ -33,7 +34,7 @@ class TuckerCPTensor(tg.LowRankTensor):
     Parameters
     ----------
     core
-        A CPTensor (r_out, r_in, h·w) or (r_out, r_in, h, w).
+        A CPTensor (r_out, r_in, h·w) or (r_out, r_in, *size).
     output, entry
         Matrices (O, r_out) and (I, r_in) of the same library. With orthonormal columns the core is as well conditioned
         as the whole, and as well approximated.
@@ -41,7 +42,7 @@ class TuckerCPTensor(tg.LowRankTensor):
     Raises
     ------
     TypeError, ValueError
-        If `core` is no CPTensor of order 3 or 4, or the matrices do not fit to it.
+        If `core` is no CPTensor of three or more modes, or the matrices do not fit to it.
 
     References
     ----------
@@ -62,8 +63,8 @@ class TuckerCPTensor(tg.LowRankTensor):
     entry: Any
 
     def __post_init__(self) -> None:
-        if not isinstance(self.core, tg.CPTensor) or self.core.ndim not in (3, 4):
-            raise TypeError(f"got {self.core!r} for the core; it is a CPTensor of three or four modes")
+        if not isinstance(self.core, tg.CPTensor) or self.core.ndim < 3:
+            raise TypeError(f"got {self.core!r} for the core; it is a CPTensor of three or more modes")
         got = [tuple(matrix.shape) for matrix in (self.output, self.entry)]
         if [shape[1:] for shape in got] != [(self.core.shape[0],), (self.core.shape[1],)]:
             raise ValueError(
@@ -83,7 +84,7 @@ class TuckerCPTensor(tg.LowRankTensor):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(O, I, h·w) or (O, I, h, w)."""
+        """(O, I, h·w) or (O, I, *size)."""
         return (self.output.shape[0], self.entry.shape[0], *self.core.shape[2:])
 
     @property
@@ -106,33 +107,29 @@ class TuckerCPTensor(tg.LowRankTensor):
 
 
 def kernels(tensor: tg.CPTensor, size: Size) -> list[Kernel]:
-    """Three kernels of a CP of shape (O, I, h·w), four of (O, I, h, w). The scales are shared out among them."""
+    """Three kernels of a CP of shape (O, I, h·w), one more for each axis of its own. The scales are shared out."""
     balanced = tg.balance(tensor)
     output, entry, *filters = (to_torch(factor) for factor in balanced.factors)
     # The weights are ones, unless someone's CP had a sign or a phase in them.
-    return [_pointwise(entry.T), *_depthwise(filters, size), _pointwise(output * to_torch(balanced.weights))]
+    last = output * to_torch(balanced.weights)
+    return [pointwise(entry.T, len(size)), *_depthwise(filters, size), pointwise(last, len(size))]
 
 
 def kernels_around_core(tensor: TuckerCPTensor, size: Size) -> list[Kernel]:
     """Those of the core, between the two matrices."""
     return [
-        _pointwise(to_torch(tensor.entry).T),
+        pointwise(to_torch(tensor.entry).T, len(size)),
         *kernels(tensor.core, size),
-        _pointwise(to_torch(tensor.output)),
+        pointwise(to_torch(tensor.output), len(size)),
     ]
 
 
-def _pointwise(matrix: Tensor) -> Kernel:
-    return Kernel(matrix[:, :, None, None])
-
-
 def _depthwise(filters: Sequence[Tensor], size: Size) -> list[Kernel]:
-    """One kernel h×w for each channel, or all columns and then all rows."""
-    first, *others = (factor.T[:, None] for factor in filters)  # (R, 1, entries)
-    rank = len(first)
-    if not others:
-        return [Kernel(first.reshape(rank, 1, *size), rank)]
-    return [Kernel(first[:, :, :, None], rank), Kernel(others[0][:, :, None, :], rank)]
+    """One kernel of all axes for each channel, or one axis after the other; none for a matrix."""
+    if len(filters) == 1:
+        rank = filters[0].shape[1]
+        return [Kernel(filters[0].T.reshape(rank, 1, *size), rank)]
+    return [along(f.T[:, None], axis, len(size), groups=f.shape[1]) for axis, f in enumerate(filters)]
 
 
 def fit(weight: np.ndarray, *, tol: float | None, ranks: Caps, cost: Cost) -> list[tg.Decomposition[Any]]:
@@ -141,7 +138,7 @@ def fit(weight: np.ndarray, *, tol: float | None, ranks: Caps, cost: Cost) -> li
 
 
 def fit_split(weight: np.ndarray, *, tol: float | None, ranks: Caps, cost: Cost) -> list[tg.Decomposition[Any]]:
-    """The stable CP of (O, I, h, w)."""
+    """The stable CP of (O, I, *size)."""
     return _stable(weight, tol, _caps(ranks, 1, "one: the number of terms")[0])
 
 

@@ -1,4 +1,4 @@
-"""Tucker: input 1×1, the core as h×w, output 1×1. The factors of the two spatial modes are multiplied into the core."""
+"""Tucker: input 1×1, the core as h×w, output 1×1. The factors of the spatial modes are multiplied into the core."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 
 import tensorring as tg
 from tensorring_torch.geometry import Size
-from tensorring_torch.modules import Kernel, to_torch
+from tensorring_torch.modules import Kernel, pointwise, to_torch
 
 
 def kernels(tensor: tg.TuckerTensor, size: Size) -> list[Kernel]:
-    """The three kernels of a Tucker tensor of shape (O, I, h, w)."""
-    core, output, entry, vertical, horizontal = (to_torch(array) for array in tensor.arrays)
-    middle = torch.einsum("pqab,ha,wb->pqhw", core, vertical, horizontal)
-    return [Kernel(entry.T[:, :, None, None]), Kernel(middle), Kernel(output[:, :, None, None])]
+    """The three kernels of a Tucker tensor of shape (O, I, *size)."""
+    core, output, entry, *spatial = (to_torch(array) for array in tensor.arrays)
+    for factor in spatial:  # the mode that comes first among those left goes last, multiplied
+        core = torch.tensordot(core, factor, dims=([2], [1]))
+    return [pointwise(entry.T, len(size)), Kernel(core), pointwise(output, len(size))]
 
 
 def fit(

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 from tensorring._array import Array, copy, namespace
 from tensorring.contract.unfold import around
-from tensorring.decompose._arguments import Caps, Problem, Ranks, checked_modes, checked_ranks, identity, prepare
+from tensorring.decompose._arguments import Caps, Problem, Ranks, checked_ranks, identity, prepare
 from tensorring.decompose.direct._best import Best
 from tensorring.decompose.direct._chain import Cut, Cuts, Spend, compact, needs_verifying
 from tensorring.linalg.basis import Basis, mode_basis
 from tensorring.linalg.project import project
 from tensorring.linalg.scale import root_of_sum
 from tensorring.tensors import Candidate, Decomposition, TuckerTensor
+from tensorring.tensors.low_rank import checked_modes
 
 
 def tucker_hosvd(

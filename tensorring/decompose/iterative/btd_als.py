@@ -12,12 +12,13 @@ import numpy as np
 from tensorring._array import Array, contiguous, copy, is_complex, namespace
 from tensorring.algebra.error import relative_error
 from tensorring.contract.first_level import threads_for
-from tensorring.decompose._arguments import Problem, checked_modes, checked_ranks, prepare
+from tensorring.decompose._arguments import Problem, checked_ranks, prepare
 from tensorring.decompose._sweeps import Callback, Control, Start, checked_count
 from tensorring.decompose.iterative._btd.starts import checked_init, starts
 from tensorring.decompose.iterative._btd.sweep import Terms, sweeps
 from tensorring.decompose.iterative._tucker.engine import feasible
 from tensorring.tensors import BlockTermTensor, Decomposition
+from tensorring.tensors.low_rank import checked_modes
 
 
 def btd_als(  # noqa: PLR0913 - six of them are those of every method

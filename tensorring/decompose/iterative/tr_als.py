@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import chain, islice
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from tensorring._array import Array, copy, namespace
 from tensorring.contract.first_level import threads_for
 from tensorring.decompose._arguments import Problem, Ranks, checked_ranks, prepare
+from tensorring.decompose._metric.formats import Ring
+from tensorring.decompose._metric.in_metric import Variant, in_metric
 from tensorring.decompose._sweeps import Callback, Control, Run, Start, checked_count
 from tensorring.decompose.direct._search import storage
 from tensorring.decompose.direct.tr_reduced_storage import tr_reduced_storage
@@ -30,6 +32,7 @@ def tr_als(
     *,
     ranks: Ranks = None,
     tol: float | None = None,
+    metric: Mapping[Any, Array] | None = None,
     stall: float = 1e-8,
     max_sweeps: int = 500,
     init: TRTensor | TTTensor | str = "svd",
@@ -48,6 +51,9 @@ def tr_als(
         choose. What a ring of this shape cannot use is lowered.
     tol
         Relative Frobenius error allowed, in [0, 1). With `ranks`: where to stop. Alone: the ranks are searched.
+    metric
+        {modes: S}, as for `cp_als`: errors are measured by ‖x‖_S² = ⟨x, S x⟩. On a group of several modes at given
+        ranks only, one mode of x standing alone.
     stall
         Sweeps end when the error falls by less than this share of itself.
     max_sweeps
@@ -86,6 +92,9 @@ def tr_als(
     as long as a few sweeps bring the ring back within `tol`, measured from the residual, and tries random rings of
     small equal ranks; the result never stores more than the direct one.
 
+    With a metric on a group of several modes the core of the mode n that stands alone is eliminated and L-BFGS moves
+    the others (`cp_als` tells how): 2·N²·r_n·r_{n+1} flops a step, N the product of all other modes.
+
     Not guaranteed: the least error. Single random starts of an exact ring succeed about half the time: ask for several.
 
     Cost of a sweep, for ranks r: 4·r²·Πn and, for all cores, d·n·r⁴ + d·r⁶. Memory beyond x: a twentieth of it or a few
@@ -120,6 +129,11 @@ def tr_als(
     control: Control[Cores] = Control(problem, stall=stall, max_sweeps=max_sweeps, callback=callback, exact=exact)
     ring = TRTensor(init.cores) if isinstance(init, TTTensor) else init
     start, count = checked_init(ring, problem.x, TRTensor, caps), checked_count(n_starts, "n_starts")
+    if metric is not None:
+        method = partial(tr_als, ranks=ranks)
+        ranked = any(cap is not None for cap in caps)
+        variant = Variant(method, method, partial(Ring, kind=TRTensor), _even, ranked)
+        return in_metric(problem, metric, variant, start, count, rng, stall, max_sweeps, callback)
     if problem.norm == 0.0 or len(problem.shape) == 1:
         return _trivial(problem)
     if all(cap is None for cap in caps):
@@ -127,6 +141,10 @@ def tr_als(
     with threads_for(problem.x):
         run = control.best_of([_start(problem, make) for make in ring_starts(problem, start, caps, count, rng)])
         return control.result(TRTensor(balanced(run.state)), run)
+
+
+def _even(ring: TRTensor) -> TRTensor:
+    return TRTensor(balanced(ring.cores))
 
 
 def _start(problem: Problem, make: Callable[[], Cores]) -> Start[Cores]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -14,6 +14,8 @@ from tensorring import random
 from tensorring._array import Array, copy, dtype_name, namespace
 from tensorring.contract.first_level import threads_for
 from tensorring.decompose._arguments import Caps, Problem, Ranks, checked_ranks, prepare
+from tensorring.decompose._metric.formats import Ring
+from tensorring.decompose._metric.in_metric import Variant, in_metric
 from tensorring.decompose._sweeps import Callback, Control, Run, Start, checked_count
 from tensorring.decompose.direct._search import storage
 from tensorring.decompose.direct.tt_svd import tt_svd
@@ -33,6 +35,7 @@ def tt_als(
     *,
     ranks: Ranks = None,
     tol: float | None = None,
+    metric: Mapping[Any, Array] | None = None,
     stall: float = 1e-8,
     max_sweeps: int = 500,
     init: TTTensor | str = "svd",
@@ -51,6 +54,9 @@ def tt_als(
         train of this shape can use is lowered.
     tol
         Relative Frobenius error allowed, in [0, 1). With `ranks`: where to stop. Alone: the ranks are searched.
+    metric
+        {modes: S}, as for `cp_als`: errors are measured by ‖x‖_S² = ⟨x, S x⟩. On a group of several modes at given
+        ranks only, one mode of x standing alone.
     stall
         Sweeps end when the error falls by less than this share of itself.
     max_sweeps
@@ -85,6 +91,9 @@ def tt_als(
     bound (where tol is above 30·√eps, below which the room left is not known); then one bond after another is lowered
     as long as a few sweeps bring the train back within `tol`. The error reported is that of the train accepted, which
     may grow up to `tol`; `tol` is always kept, by the residual itself, and never is more stored than by `tt_svd`.
+
+    With a metric on a group of several modes the core of the mode n that stands alone is eliminated and L-BFGS moves
+    the others (`cp_als` tells how): 2·N²·r_n·r_{n+1} flops a step, N the product of all other modes.
 
     Not guaranteed: the least error. `tt_svd` is within √(d−1) of it, and the gain over it is largest under noise.
 
@@ -121,6 +130,11 @@ def tt_als(
     exact = partial(relative_residual, problem)
     control: Control[Cores] = Control(problem, stall=stall, max_sweeps=max_sweeps, callback=callback, exact=exact)
     init, count = checked_init(init, problem.x, TTTensor, caps), checked_count(n_starts, "n_starts")
+    if metric is not None:
+        method = partial(tt_als, ranks=ranks)
+        ranked = any(cap is not None for cap in caps)
+        variant = Variant(method, method, partial(Ring, kind=TTTensor), _right, ranked)
+        return in_metric(problem, metric, variant, init, count, rng, stall, max_sweeps, callback)
     if problem.norm == 0.0 or len(problem.shape) == 1:
         return _trivial(problem)
     if all(cap is None for cap in caps):
@@ -128,6 +142,10 @@ def tt_als(
     with threads_for(problem.x):
         run = control.best_of([_start(problem, make) for make in _starts(problem, init, caps, count, rng)])
         return control.result(TTTensor(run.state), run)
+
+
+def _right(train: TTTensor) -> TTTensor:
+    return TTTensor(right_orthogonal(train.cores))
 
 
 def _start(problem: Problem, make: Callable[[], Cores]) -> Start[Cores]:

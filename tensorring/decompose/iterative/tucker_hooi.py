@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
+from tensorring._array import Array
 from tensorring.contract.first_level import threads_for
-from tensorring.decompose._arguments import Caps, Problem, Ranks, checked_modes, checked_ranks, prepare
+from tensorring.decompose._arguments import Caps, Problem, Ranks, checked_ranks, prepare
+from tensorring.decompose._metric.formats import Tucker
+from tensorring.decompose._metric.in_metric import Variant, in_metric
 from tensorring.decompose._sweeps import Callback, Control, Run, checked_count
 from tensorring.decompose.direct.tucker_hosvd import tucker_hosvd
 from tensorring.decompose.iterative._tucker.engine import Sweeper, exact_error
+from tensorring.decompose.iterative._tucker.orthonormal import orthonormal
 from tensorring.decompose.iterative._tucker.rank_search import RankSearch
 from tensorring.decompose.iterative._tucker.starts import checked_init, fixed_ranks, starts
 from tensorring.tensors import Decomposition, Stop, TuckerTensor
+from tensorring.tensors.low_rank import checked_modes
 
 
 def tucker_hooi(
@@ -21,6 +27,7 @@ def tucker_hooi(
     ranks: Ranks = None,
     tol: float | None = None,
     modes: int | Iterable[int] | None = None,
+    metric: Mapping[Any, Array] | None = None,
     stall: float = 1e-8,
     max_sweeps: int = 500,
     init: TuckerTensor | str = "hosvd",
@@ -43,6 +50,9 @@ def tucker_hooi(
     modes
         Those to truncate, ascending; the others keep their size, with the identity as factor. Default: all. For a
         convolution kernel (O, I, h, w), (0, 1) is the Tucker-2 form.
+    metric
+        {modes: S}, as for `cp_als`: errors are measured by ‖x‖_S² = ⟨x, S x⟩. On a group of several modes at given
+        ranks only, one mode of x standing alone.
     stall
         Sweeps end when one takes off less than this share of the error; 0: never for that reason.
     max_sweeps
@@ -80,6 +90,11 @@ def tucker_hooi(
     slightly above the tolerance are swept until they keep it, measured, or cannot. `.errors` are then those of what is
     accepted so far, which may rise towards `tol` as storage falls. Least storage is looked for, not proved. Below
     tolerances of 1e-6 there is no search: differences of squares do not tell ranks there.
+
+    With a metric on a group of several modes the factor of the mode that stands alone and the core are eliminated
+    (`cp_als` tells how), the factor by the leading eigenvectors of what is left, and L-BFGS moves the other factors.
+    With (0, 1) of a kernel (O, I, h, w), S on (1, 2, 3): 2·N²·r_2 flops a step, N the product of all modes but that
+    one.
 
     Cost of a sweep: two passes over x of 2·Πn·r flops each, and a Gram matrix and its eigenvalues, n³, a mode. Memory
     beyond x: about Πn·r/n for each half of the modes. Errors below 30·√eps are measured from the residual, a third
@@ -127,6 +142,16 @@ def tucker_hooi(
     control: Control[TuckerTensor] = Control(
         problem, stall=stall, max_sweeps=max_sweeps, callback=callback, exact=lambda t, _: exact_error(problem, t)
     )
+    if metric is not None:
+        fixed = fixed_ranks(problem, caps, chosen, init)
+        variant = Variant(
+            method=partial(tucker_hooi, ranks=ranks, modes=chosen),
+            start=partial(tucker_hooi, ranks=[fixed[k] for k in chosen], modes=chosen),
+            form=partial(Tucker, ranks=fixed, modes=chosen),
+            finish=partial(orthonormal, modes=chosen),
+            ranked=isinstance(init, TuckerTensor) or any(cap is not None for cap in caps),
+        )
+        return in_metric(problem, metric, variant, init, count, rng, stall, max_sweeps, callback)
     if problem.tol is None or problem.norm == 0.0:
         run = _fixed(control, fixed_ranks(problem, caps, chosen, init), init, count, rng)
         if run.error <= problem.floor / 4:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tensorring._array import Array, dtype_name, to_device, to_host
+from tensorring._array import Array, as_dtype, dtype_name, to_device, to_host
 from tensorring.tensors import CPTensor
 
 
@@ -38,3 +38,9 @@ def normalized(factors: Sequence[Array]) -> CPTensor:
     like, real = factors[0], "float32" if dtype in ("float32", "complex64") else "float64"
     arrays = [np.ascontiguousarray(u[:, order]).astype(dtype) for u in columns]
     return CPTensor(to_device(weights[order].astype(real), like=like), tuple(to_device(u, like=like) for u in arrays))
+
+
+def renormalized(t: CPTensor) -> CPTensor:
+    """The same tensor in that form."""
+    first, *others = t.factors
+    return normalized([first * as_dtype(t.weights, dtype_name(first.dtype)), *others])

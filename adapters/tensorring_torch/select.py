@@ -1,0 +1,126 @@
+"""Which layers of a network are to be decomposed, and why the others stay dense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from torch import nn
+
+from tensorring_torch.checks import is_quantised, obstacle
+from tensorring_torch.geometry import Geometry
+from tensorring_torch.kinds import KINDS
+from tensorring_torch.layer import plan_of
+from tensorring_torch.replace import tied_modules
+from tensorring_torch.trace import Shapes
+
+Selector = str | type[nn.Module]
+Selection = Selector | list[Selector] | tuple[Selector, ...] | set[Selector] | None
+
+
+class Candidate(NamedTuple):
+    """A layer of a kind that can be decomposed; the reason if it stays dense, else None."""
+
+    name: str
+    layer: nn.Module
+    reason: str | None
+
+
+def candidates(
+    model: nn.Module, shapes: Shapes, *, include: Selection = None, exclude: Selection = None
+) -> list[Candidate]:
+    """All convolutions, linear layers and embeddings of a network, in its order, and why some stay dense.
+
+    Parameters
+    ----------
+    model
+        The network.
+    shapes
+        What `input_shapes` found.
+    include, exclude
+        Name patterns as in `fnmatch` ("encoder.*", "*.conv1"), types of modules, or a list, tuple or set of both. What
+        matches a module stands for everything in it. `exclude` wins; `include=None` means everything.
+
+    Returns
+    -------
+    list[Candidate]
+        Modules that stand at several places appear once.
+
+    Raises
+    ------
+    TypeError
+        If a selector is neither a string nor a type of modules.
+    ValueError
+        If a selector matches no module of the network: most likely it is misspelt.
+    """
+    inside = None if include is None else _matching(model, _selectors(include, "include"), "include")
+    outside = _matching(model, _selectors(exclude, "exclude"), "exclude")
+    fixed = dict(_fixed(model))
+    return [
+        Candidate(name, layer, next(_reasons(name, layer, shapes, inside, outside, fixed), None))
+        for name, layer in model.named_modules()
+        if isinstance(layer, KINDS) or is_quantised(layer)
+    ]
+
+
+def _reasons(
+    name: str, layer: nn.Module, shapes: Shapes, inside: set[int] | None, outside: set[int], fixed: dict[int, str]
+) -> Iterator[str]:
+    """The first is what is told."""
+    if id(layer) in outside:
+        yield "excluded"
+    if inside is not None and id(layer) not in inside:
+        yield "not included"
+    if id(layer) in fixed:
+        yield fixed[id(layer)]
+    reason = obstacle(layer)
+    if reason is not None:
+        yield reason
+    geometry = Geometry.of(layer)
+    if geometry.groups == geometry.in_channels > 1:
+        yield "depthwise: there are no input channels to compress"
+    if name not in shapes:
+        yield "the forward pass does not call it with an input alone"
+
+
+def _fixed(model: nn.Module) -> Iterator[tuple[int, str]]:
+    """Layers that others rely on as they are. (Of several reasons the last one counts.)"""
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            yield from ((id(part), "nn.MultiheadAttention reads its weight itself") for part in module.modules())
+    yield from ((layer, "tied: it stands at several places") for layer in tied_modules(model))
+    for module in model.modules():
+        if plan_of(module) is not None:
+            yield from ((id(part), "already part of a chain") for part in module.modules())
+
+
+def _selectors(selection: Selection, option: str) -> tuple[Selector, ...]:
+    if selection is None:
+        return ()
+    selectors = tuple(selection) if isinstance(selection, (list, tuple, set)) else (selection,)
+    for selector in selectors:
+        if not isinstance(selector, str) and not (isinstance(selector, type) and issubclass(selector, nn.Module)):
+            raise TypeError(f"got {option}={selector!r}; it takes name patterns and types of nn.Module")
+    return selectors
+
+
+def _matching(model: nn.Module, selectors: Sequence[Selector], option: str) -> set[int]:
+    """The ids of all modules that selectors match, and of everything in them."""
+    matched: set[int] = set()
+    for selector in selectors:
+        found = [module for name, module in _named(model) if _matches(selector, name, module)]
+        if not found:
+            known = ", ".join(repr(name) for name, module in _named(model) if isinstance(module, KINDS))
+            raise ValueError(f"got {option}={selector!r}, which matches no module; the layers are {known or 'none'}")
+        matched.update(id(part) for module in found for part in module.modules())
+    return matched
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All modules under all of their names."""
+    return model.named_modules(remove_duplicate=False)
+
+
+def _matches(selector: Selector, name: str, module: nn.Module) -> bool:
+    return fnmatchcase(name, selector) if isinstance(selector, str) else isinstance(module, selector)
