@@ -1,0 +1,124 @@
+"""Which layer gets what: one option for each, the least harm within the budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import tensorring as tg
+from tensorring_torch.budget import Budget
+from tensorring_torch.calibration.curves import Option
+from tensorring_torch.chain import Use
+from tensorring_torch.latency import Stopwatch
+from tensorring_torch.replace import duplicate, put
+
+# Of a form so many ranks are timed; between them seconds are interpolated. How often the whole network is timed.
+_TIMED, _TRIES = 4, 4
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers that may change, with their uses and options, and what the whole dense network costs.
+
+    `seconds` are those of each option, and `whole["latency"]` those of the network, where latency is bounded.
+    """
+
+    uses: Mapping[str, Use]
+    options: Mapping[str, list[Option]]
+    whole: Mapping[str, float]
+    seconds: Mapping[str, list[float]] = field(default_factory=dict)
+
+    def rest(self, name: str) -> float:
+        """What of "parameters" or "macs" belongs to nothing that may change."""
+        return self.whole[name] - sum(getattr(found[0], name) for found in self.options.values())
+
+    def allocated(self, budget: Budget) -> dict[str, Option]:
+        """min Σ score within the budget.
+
+        Raises
+        ------
+        tensorring.BudgetError
+            If no choice is within the budget.
+        """
+        limits, costs = [], []
+        for name, fraction in budget.asked.items():
+            if name == "latency":
+                costs.append(self.seconds)
+                constant = self.whole[name] - sum(each[0] for each in self.seconds.values())
+                limits.append(max(0.0, fraction * self.whole[name] - constant))
+            else:
+                costs.append({key: [getattr(o, name) for o in found] for key, found in self.options.items()})
+                limits.append(fraction * self.whole[name] - self.rest(name))
+        curves = {
+            key: [(option.score, tuple(cost[key][k] for cost in costs)) for k, option in enumerate(found)]
+            for key, found in self.options.items()
+        }
+        chosen = tg.allocate(curves, limits).choices
+        return {key: self.options[key][k] for key, k in chosen.items()}
+
+    def time(self, name: str, option: Option) -> float | None:
+        """Seconds of an option of a layer, where they were measured."""
+        found = [s for o, s in zip(self.options[name], self.seconds.get(name, ()), strict=False) if o is option]
+        return found[0] if found else None
+
+
+def timed(
+    model: nn.Module, layers: Layers, example: Any, inputs: Mapping[str, torch.Size], stopwatch: Stopwatch
+) -> Layers:
+    """The same with the seconds of each option of each layer, on inputs of the shape that it sees."""
+    whole = dict(layers.whole) | {"latency": stopwatch.measure([model], example)[0]}
+    found = {}
+    for name, options in layers.options.items():
+        layer = model.get_submodule(name)
+        weight: Any = layer.weight
+        x = torch.zeros(inputs[name], dtype=weight.dtype, device=weight.device)
+        found[name] = _seconds(layer, layers.uses[name], options, x, stopwatch)
+    return replace(layers, whole=whole, seconds=found)
+
+
+def _seconds(layer: nn.Module, use: Use, options: list[Option], x: torch.Tensor, stopwatch: Stopwatch) -> list[float]:
+    """Those of a few ranks of each form, and between them on straight lines over the multiply-adds."""
+    groups: dict[Any, list[int]] = {}
+    for k, option in enumerate(options[1:], start=1):
+        groups.setdefault(option.form and option.form.key, []).append(k)
+    picked = {
+        key: sorted({own[round(q)] for q in np.linspace(0, len(own) - 1, _TIMED)}, key=lambda k: options[k].macs)
+        for key, own in ((key, sorted(ks, key=lambda k: options[k].macs)) for key, ks in groups.items())
+    }
+    tried = [k for ks in picked.values() for k in ks]
+    chains = [options[k].blank(use) for k in tried]
+    measured = stopwatch.measure([layer, *(chain.layers(layer) for chain in chains if chain is not None)], x)
+    known = dict(zip(tried, measured[1:], strict=True))
+    seconds = [measured[0]] * len(options)
+    for key, own in groups.items():
+        macs, times = [options[k].macs for k in picked[key]], [known[k] for k in picked[key]]
+        for k in own:
+            seconds[k] = float(np.interp(options[k].macs, macs, times))
+    return seconds
+
+
+def within_latency(
+    model: nn.Module, layers: Layers, budget: Budget, example: Any, stopwatch: Stopwatch
+) -> dict[str, Option]:
+    """The choice whose whole network, measured, is as fast as asked: layers by themselves run a little faster."""
+    assert budget.latency is not None
+    aim = budget.latency
+    for _ in range(_TRIES):
+        chosen = layers.allocated(Budget(budget.parameters, budget.macs, aim))
+        dense, ours = stopwatch.measure([model, _blank(model, layers, chosen)], example)
+        if ours <= budget.latency * dense:
+            break
+        aim *= min(0.98, budget.latency * dense / ours)
+    return chosen
+
+
+def _blank(model: nn.Module, layers: Layers, chosen: Mapping[str, Option]) -> nn.Module:
+    """The network with chains of zeros."""
+    chains = {name: option.blank(layers.uses[name]) for name, option in chosen.items()}
+    built = {name: chain.layers(model.get_submodule(name)) for name, chain in chains.items() if chain is not None}
+    return put(duplicate(model), built)

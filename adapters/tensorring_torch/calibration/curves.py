@@ -1,0 +1,101 @@
+"""For each layer the forms that it might take, what each costs, and the harm it is predicted to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+import tensorring as tg
+from tensorring_torch.calibration.fits import Form, Ranks, Target, fewer_terms
+from tensorring_torch.chain import Chain, Use
+
+# Shares of the kernel's entries at which forms are fitted, by so many iterations; between them scores are interpolated.
+_SHARES = (0.85, 0.65, 0.5, 0.38, 0.29, 0.21, 0.15, 0.105, 0.075, 0.05, 0.035, 0.025)
+_BETWEEN, _SWEEPS = 4, 60
+
+
+@dataclass(frozen=True)
+class Option:
+    """A form that a layer might take; None: it stays dense. Costs are those of its weights."""
+
+    form: Form | None
+    ranks: Ranks
+    score: float
+    parameters: int
+    macs: int
+    begin: tuple[tg.LowRankTensor, ...] = ()
+
+    def blank(self, use: Use) -> Chain | None:
+        """A chain of zeros with these ranks: what is counted and timed."""
+        return None if self.form is None else _blank(self.form, use, self.ranks)
+
+
+def options(use: Use, forms: Sequence[Form], targets: Sequence[Target], scored: Sequence[Target]) -> list[Option]:
+    """Dense first, then each form at ever fewer parameters.
+
+    Parameters
+    ----------
+    use
+        The layer's geometry and calls.
+    forms
+        Those to try.
+    targets, scored
+        For each group its kernel with the norm of the fit, and with the norm whose square is the score.
+    """
+    plan = use.dense_plan
+    found = [Option(None, (), 0.0, plan.parameters, plan.multiply_adds(use.calls))]
+    for form in forms:
+        fitted = list(_fitted(use, form, targets, scored))
+        found += fitted
+        for more, fewer in pairwise(fitted):
+            found += _between(use, form, more, fewer)
+    return found
+
+
+def _fitted(use: Use, form: Form, targets: Sequence[Target], scored: Sequence[Target]) -> Iterator[Option]:
+    """From the largest share downwards, each fit beginning at the one before."""
+    shape, before, ranks = targets[0].kernel.shape, None, None
+    for share in _SHARES:
+        if form.ranks(shape, share) == ranks:
+            continue
+        ranks = form.ranks(shape, share)
+        chain = _blank(form, use, ranks)
+        parameters, macs = chain.plan.parameters, chain.plan.multiply_adds(use.calls)
+        if parameters >= use.dense_plan.parameters and macs >= use.dense_plan.multiply_adds(use.calls):
+            continue
+        begin: Sequence[Any] = before or [None] * len(targets)
+        before = [
+            form.fit(target, ranks, fewer_terms(start, ranks), _SWEEPS)
+            for target, start in zip(targets, begin, strict=True)
+        ]
+        score = sum(each.error(fit) for each, fit in zip(scored, before, strict=True))
+        yield Option(form, ranks, score, parameters, macs, tuple(before))
+
+
+def _between(use: Use, form: Form, more: Option, fewer: Option) -> Iterator[Option]:
+    """Ranks between two that were fitted, their scores on a straight line of logarithms."""
+    seen = {more.ranks, fewer.ranks}
+    for k in range(1, _BETWEEN):
+        weight = k / _BETWEEN
+        ranks = tuple(round(a ** (1 - weight) * b**weight) for a, b in zip(more.ranks, fewer.ranks, strict=True))
+        if ranks in seen:
+            continue
+        seen.add(ranks)
+        plan = _blank(form, use, ranks).plan
+        size, ends = plan.parameters, (more.parameters, fewer.parameters)
+        part = math.log(ends[0] / size) / math.log(ends[0] / ends[1]) if ends[0] != ends[1] else weight
+        scores = np.log(np.maximum([more.score, fewer.score], np.finfo(float).tiny))
+        score = float(np.exp(scores[0] + part * (scores[1] - scores[0])))
+        yield Option(form, ranks, score, size, plan.multiply_adds(use.calls), more.begin)
+
+
+def _blank(form: Form, use: Use, ranks: Ranks) -> Chain:
+    outputs, *rest = use.geometry.weight_shape
+    blocks = use.geometry.groups
+    tensor = form.blank((outputs // blocks, *rest), ranks)
+    return Chain.of([tensor] * blocks, use, form=form.name)
