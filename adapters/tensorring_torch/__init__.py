@@ -1,5 +1,6 @@
 """tensorring_torch: layers of PyTorch networks as sequences of smaller plain ones, whole networks, and training on."""
 
+from tensorring_torch.budget import Budget
 from tensorring_torch.checkpoint import load, save
 from tensorring_torch.factored import factor_weights
 from tensorring_torch.forms.cp import TuckerCPTensor
@@ -17,7 +18,7 @@ __all__ = [
     "build_layer", "decompose_layer", "dense_layer", "factor_weights", "FoldBond", "tt_linear", "TTLinear",
     "TuckerCPTensor", "UnfoldBond",
     # a network
-    "compress", "Compressed", "Cost", "LayerReport", "Report",
+    "Budget", "compress", "Compressed", "Cost", "LayerReport", "Report",
     # training on
     "Epoch", "FineTuned", "Recipe", "fine_tune", "sensitivity_penalty",
     # files

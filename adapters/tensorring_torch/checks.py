@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from numbers import Real
 from typing import Any
 
 import torch
@@ -116,15 +115,6 @@ def check_model(model: Any) -> None:
         raise TypeError("got a scripted model; its layers cannot be exchanged: compress it before scripting it")
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError("got a model with lazy layers, which have no shapes yet: run it once on an input")
-
-
-def check_request(tol: Any, minimize: Any) -> None:
-    """ValueError or TypeError unless both are what `compress` takes; the core would only see tol at the first layer."""
-    if isinstance(tol, bool) or not isinstance(tol, Real):  # NumPy's floats are Real too
-        raise TypeError(f"got tol={tol!r}; it is a number in [0, 1): the relative error allowed for each layer")
-    if not 0 <= float(tol) < 1:
-        raise ValueError(f"got tol={tol!r}; the relative error allowed lies in [0, 1)")
-    check_minimize(minimize)
 
 
 def check_minimize(minimize: Any) -> None:

@@ -84,10 +84,9 @@ def factor_weights(module: nn.Module, *, tol: float | None = None, ranks: int | 
     if not isinstance(module, OWNERS):
         names = "nn.LSTM, nn.GRU, nn.RNN, their cells and nn.MultiheadAttention"
         raise TypeError(f"got a {type(module).__name__}; weights are factored in {names}: see decompose_layer")
-    if any(parametrize.is_parametrized(part) for part in module.modules()):
-        raise ValueError(f"got a parametrized {type(module).__name__}: remove its parametrizations first")
-    if len(list(module.named_parameters(remove_duplicate=False))) > len(list(module.parameters())):
-        raise ValueError(f"got a {type(module).__name__} that holds a weight twice: as factors they would part")
+    reason = obstacle_to_factors(module)
+    if reason is not None:
+        raise ValueError(f"got a {type(module).__name__}: {reason}")
     small = copy.deepcopy(module)
     for owner, name in list(_matrices(small)):
         matrix = getattr(owner, name)
@@ -96,6 +95,17 @@ def factor_weights(module: nn.Module, *, tol: float | None = None, ranks: int | 
         if found.tensor.parameter_count < matrix.numel():
             _attach(owner, name, rank, _factors(found, matrix))
     return small
+
+
+def obstacle_to_factors(module: nn.Module) -> str | None:
+    """Why the weights of a module cannot be stored as products; None where they can."""
+    if any(parametrize.is_parametrized(part) for part in module.modules()):
+        return "it is parametrized already: remove its parametrizations first"
+    if len(list(module.named_parameters(remove_duplicate=False))) > len(list(module.parameters())):
+        return "it holds a weight twice: as factors they would part"
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return "its weights are on the meta device, without numbers"
+    return None
 
 
 def factored_ranks(model: nn.Module) -> dict[str, dict[str, int]]:
@@ -117,6 +127,7 @@ def attach_empty(module: nn.Module | None, ranks: Any) -> None:
         if matrix is None or matrix.ndim != 2 or type(rank) is not int or not 0 < rank <= min(matrix.shape):
             raise ValueError(f"its weight {name!r} as a product of rank {rank!r} does not fit the model")
         assert module is not None
+        assert name is not None
         zeros = (matrix.new_zeros(matrix.shape[0], rank), matrix.new_zeros(rank, matrix.shape[1]))
         _attach(module, name, rank, zeros)
 

@@ -1,55 +1,83 @@
-"""A whole network: every convolution in the form that costs least. It orchestrates; the work is done elsewhere."""
+"""A whole network, by a tolerance, within a budget or as small as a score allows. The work is done elsewhere."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from numbers import Real
 from typing import Any
 
-import torch
 from torch import nn
 
-from tensorring_torch.chain import DIRECT, FITS, Chain, Use, fitted
-from tensorring_torch.checks import check_formats, check_model, check_request, host_weight, is_quantised, obstacle
-from tensorring_torch.geometry import Geometry
-from tensorring_torch.layer import plan_of
-from tensorring_torch.replace import duplicate, put, tied_modules
-from tensorring_torch.report import Compressed, Cost, LayerReport, Report
-from tensorring_torch.trace import Shapes, calls_of, input_shapes, unbatched
+from tensorring_torch.budget import Budget
+from tensorring_torch.budgeted import to_budget
+from tensorring_torch.chain import DIRECT, FITS
+from tensorring_torch.checks import check_formats, check_minimize, check_model, is_quantised
+from tensorring_torch.factored import OWNERS
+from tensorring_torch.kinds import KINDS
+from tensorring_torch.report import Compressed, Progress
+from tensorring_torch.search import searched
+from tensorring_torch.select import Selection
+from tensorring_torch.tolerance import to_tolerance
 
-Progress = Callable[[int, int, str], None]
 
-
-def compress(
+def compress(  # noqa: PLR0913 - three ways to say how far to go, and what all of them share
     model: nn.Module,
     example_input: Any,
     *,
-    tol: float,
+    tol: float | None = None,
+    budget: Budget | None = None,
     minimize: str = "macs",
-    formats: Iterable[str] | None = None,
+    formats: str | Iterable[str] | None = None,
+    calibration: Any = None,
+    evaluate: Callable[[nn.Module], Any] | None = None,
+    max_drop: float | None = None,
+    include: Selection = None,
+    exclude: Selection = None,
     callback: Progress | None = None,
 ) -> Compressed:
-    """‖weight − new weight‖ ≤ tol·‖weight‖ in every nn.Conv2d, each in the form that costs least.
+    """A smaller network: every layer within `tol`, all layers within `budget`, or `evaluate` within `max_drop`.
+
+    With `tol`, ‖weight − new weight‖ ≤ tol·‖weight‖ in each layer, in the form that costs least. With `budget` the
+    network costs at most these fractions of the dense one, and forms and ranks are chosen layer by layer so that its
+    outputs change least. With `evaluate` the smallest budget is searched at which evaluate(new) ≥ evaluate(model) −
+    max_drop. Give exactly one of the three.
 
     Parameters
     ----------
     model
         Any nn.Module; it is not changed.
     example_input
-        What the model takes: a tensor, a tuple of positional or a dict of keyword arguments. One forward pass of a copy
+        What the model takes: a tensor, a tuple of positional or a dict of keyword arguments. A forward pass of a copy
         in eval mode tells the sizes that each layer sees.
     tol
         The relative Frobenius error allowed for the weight of each layer, in [0, 1).
+    budget
+        A `Budget`: fractions of the dense network's parameters, multiply-adds or measured latency, any of them.
     minimize
-        "macs": the multiply-adds of that forward pass; "parameters": the numbers stored; "time": an estimate that also
-        counts the numbers which each layer reads and writes, and channels in the groups of 16 that processors work on.
-        The fewest multiply-adds are often not the fastest: each further layer moves the image once more.
+        With `tol`, what is to be small in each layer. "macs": the multiply-adds of that forward pass; "parameters": the
+        numbers stored; "time": an estimate that also counts the numbers which each layer reads and writes, and channels
+        in the groups of 16 that processors work on. The fewest multiply-adds are often not the fastest: each further
+        layer moves the image once more. With `evaluate`, what the budget is of: "time" is then the measured latency.
+        With `budget` it plays no part.
     formats
-        Some of those of `decompose_layer`; by default "cut", "tucker", "tt", "tr". The CP forms store least, but are
-        searched by iteration, for seconds to minutes a layer, and run slowly on processors where channels are few.
+        Some of those of `decompose_layer`. With `tol` by default "cut", "tucker", "tt", "tr": the CP forms store least,
+        but are searched by iteration, for seconds to minutes a layer, and run slowly on processors where channels are
+        few. With a budget some of "cp", "cut", "tucker"; by default what suits the budget.
+    calibration
+        With `budget` or `evaluate`: unlabelled inputs, a tensor or an iterable of batches, some hundred images. Layers
+        are then fitted, in network order, to what the dense network puts out on them; without, to the weights.
+    evaluate
+        `evaluate(network)` is the score of a network, higher is better, such as the accuracy on images that are used
+        for nothing else. It is called about eight times, with copies in eval mode.
+    max_drop
+        How much lower the score may be; 0.01 unless told.
+    include, exclude
+        Which layers: name patterns as in `fnmatch` ("encoder.*"), types of modules, or a list of both. What matches a
+        module stands for everything in it; `exclude` wins.
     callback
-        `callback(done, total, name)` after each convolution.
+        `callback(done, total, name)` after each layer; with `evaluate` after each network.
 
     Returns
     -------
@@ -61,15 +89,23 @@ def compress(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not of its kind, or a weight holds NaN or inf (a note names the layer).
+        If an argument is not of its kind, no layer of the model can be decomposed, the model does not run on the
+        example, or a weight holds NaN or inf (a note names the layer).
+    tensorring.BudgetError
+        A ValueError: if the budget cannot be met.
 
     Notes
     -----
+    Knows convolutions of one, two and three axes, transposed too, and nn.Linear. With `tol` and minimize="parameters"
+    also nn.Embedding, and the weights of nn.LSTM, nn.GRU, nn.RNN, their cells and nn.MultiheadAttention, which are
+    stored as products (`factor_weights`): storage shrinks, time does not. Otherwise these stay as they are.
+
     A model that reads attributes of a layer itself, such as `self.conv.weight`, no longer finds them where it was
     replaced.
 
-    Costs a forward pass and a few decompositions a layer. An interrupt leaves nothing behind. `tol` bounds the error of
-    weights, not of the network's output, and half precision adds its own rounding.
+    With `tol` it costs a forward pass and a few decompositions a layer. `tol` bounds the error of weights, not of the
+    network's output, and half precision adds its own rounding. Ctrl-C returns the best so far: with `tol` the layers
+    done, the others dense; the report's notes say how far it came.
 
     Examples
     --------
@@ -80,88 +116,88 @@ def compress(
     torch.Size([1, 32, 8, 8])
     >>> compressed.report.after.multiply_adds < compressed.report.before.multiply_adds
     True
+
+    The whole network at a third of its parameters:
+
+    >>> third = tgt.compress(model, torch.zeros(1, 3, 12, 12), budget=tgt.Budget(parameters=1 / 3)).report
+    >>> third.after.parameters <= third.before.parameters / 3
+    True
     """
     check_model(model)
-    check_request(tol, minimize)
-    formats = DIRECT if formats is None else ((formats,) if isinstance(formats, str) else tuple(formats))
-    check_formats(formats, list(FITS))
-    request = _Request(tol, minimize, formats)
-    shapes = input_shapes(model, example_input)
-    reasons = dict.fromkeys(tied_modules(model), "tied: it stands at several places")
-    reasons |= {id(part): "already part of a chain" for m in model.modules() if plan_of(m) for part in m.modules()}
-    found = [
-        (name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d) or is_quantised(layer)
-    ]
-    modules, reports = {}, []
-    for done, (name, layer) in enumerate(found, start=1):
-        chain, report = request.consider(name, layer, shapes, reasons.get(id(layer)))
-        if chain is not None:
-            modules[name] = chain.layers(layer)
-        reports.append(report)
-        if callback is not None:
-            callback(done, len(found), name)
-    with torch.inference_mode(False):
-        compressed = put(duplicate(model), modules)
-    return Compressed(compressed, _report(model, compressed, reports, shapes))
-
-
-@dataclass(frozen=True)
-class _Request:
-    tol: float
-    minimize: str
-    formats: tuple[str, ...]
-
-    def consider(
-        self, name: str, layer: nn.Conv2d, shapes: Shapes, reason: str | None
-    ) -> tuple[Chain | None, LayerReport]:
-        """The cheapest chain for a layer, or None where it stays, and what is to be said about it."""
-        geometry = Geometry.of(layer)
-        use = Use(geometry, calls_of(geometry, shapes.get(name, [])), self.minimize)
-        before = Cost(_parameters(layer), use.dense_plan.multiply_adds(use.calls))
-        reason = reason or obstacle(layer) or _unwise(use)
-        chain = None if reason else self._best(name, layer, use, unbatched=unbatched(geometry, shapes[name]))
-        if chain is None:
-            reason = reason or f"no form costs less at tol={self.tol:g}"
-            return None, LayerReport(name, "dense", (), before, before, reason=reason)
-        fewer = use.dense_plan.parameters - chain.plan.parameters
-        after = Cost(before.parameters - fewer, chain.plan.multiply_adds(use.calls))
-        plan = chain.plan
-        return chain, LayerReport(name, plan.form, plan.ranks, before, after, chain.error, degeneracy=chain.degeneracy)
-
-    def _best(self, name: str, layer: nn.Conv2d, use: Use, *, unbatched: bool) -> Chain | None:
-        """The cheapest chain of all formats, if it is cheaper than the layer."""
-        weight = host_weight(layer.weight)
-        try:
-            chains = [chain for format in self.formats for chain in fitted(weight, use, format=format, tol=self.tol)]
-        except (TypeError, ValueError) as error:
-            error.add_note(f"in layer {name!r}")
-            raise
-        if unbatched:  # a folded bond needs a batch to ride in
-            chains = [chain for chain in chains if all(stage.riders == 1 for stage in chain.plan.stages)]
-        best = min(chains, key=lambda chain: use.cost(chain.plan), default=None)
-        return best if best is not None and use.cost(best.plan)[0] < use.cost(use.dense_plan)[0] else None
-
-
-def _unwise(use: Use) -> str | None:
-    """Why a layer that could be replaced is not even tried."""
-    if use.geometry.groups == use.geometry.in_channels > 1:
-        return "depthwise: there are no input channels to compress"
-    return None if use.calls else "the forward pass does not call it"
-
-
-def _report(model: nn.Module, compressed: nn.Module, reports: list[LayerReport], shapes: Shapes) -> Report:
-    linear = sum(
-        math.prod(shape[:-1]) * layer.in_features * layer.out_features
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear)
-        for shape in shapes.get(name, [])
+    check_minimize(minimize)
+    _check_goal(tol, budget, evaluate, max_drop=max_drop, calibration=calibration)
+    _check_layers(model)
+    if isinstance(formats, str):
+        formats = (formats,)
+    names = None if formats is None else tuple(formats)
+    if tol is not None:
+        names = DIRECT if names is None else names
+        check_formats(names, list(FITS))
+        return to_tolerance(
+            model,
+            example_input,
+            tol=tol,
+            minimize=minimize,
+            formats=names,
+            include=include,
+            exclude=exclude,
+            callback=callback,
+        )
+    if isinstance(calibration, Iterator):  # each budget goes through it
+        calibration = list(calibration)
+    at = partial(
+        to_budget, model, example_input, formats=names, calibration=calibration, include=include, exclude=exclude
     )
-    return Report(
-        tuple(reports),
-        Cost(_parameters(model), linear + sum(layer.before.multiply_adds for layer in reports)),
-        Cost(_parameters(compressed), linear + sum(layer.after.multiply_adds for layer in reports)),
+    if budget is not None:
+        return at(budget=budget, callback=callback)
+    assert evaluate is not None
+    return searched(
+        model,
+        lambda budget: at(budget=budget),
+        evaluate=evaluate,
+        max_drop=0.01 if max_drop is None else max_drop,
+        minimize=minimize,
+        callback=callback,
     )
 
 
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _check_goal(tol: Any, budget: Any, evaluate: Any, *, max_drop: Any, calibration: Any) -> None:
+    """One of the three, of its kind, and of the rest only what goes with it."""
+    given = {"tol": tol, "budget": budget, "evaluate": evaluate}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        got = " and ".join(names) or "none of tol, budget and evaluate"
+        raise ValueError(f"got {got}; give one: tol=0.3, budget=Budget(parameters=0.5), or evaluate with max_drop")
+    if tol is not None:
+        _check_number("tol", tol, "the relative error allowed for each layer, in [0, 1)", below=1.0)
+    if budget is not None and not isinstance(budget, Budget):
+        raise TypeError(f"got budget={budget!r}; it is a Budget, such as Budget(parameters=0.5)")
+    if evaluate is not None and not callable(evaluate):
+        raise TypeError(f"got evaluate={evaluate!r}; it is a function that takes a network and returns its score")
+    if max_drop is not None:
+        if evaluate is None:
+            raise ValueError(f"got max_drop={max_drop!r} without evaluate, the function whose score may drop")
+        _check_number("max_drop", max_drop, "how much lower than the dense network's a score may be, 0 or more")
+    if calibration is not None and tol is not None:
+        raise ValueError(
+            "got calibration with tol, which bounds errors of weights; data counts with budget or evaluate"
+        )
+
+
+def _check_number(name: str, value: Any, meaning: str, *, below: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's floats are Real too
+        raise TypeError(f"got {name}={value!r}; it is a number: {meaning}")
+    if not 0 <= float(value) < below:
+        raise ValueError(f"got {name}={value!r}; it is {meaning}")
+
+
+def _check_layers(model: nn.Module) -> None:
+    """ValueError where there is nothing to decompose, whatever else is said."""
+    if any(isinstance(part, (*KINDS, *OWNERS)) or is_quantised(part) for part in model.modules()):
+        return
+    found = dict.fromkeys(type(part).__name__ for part in model.modules() if not any(part.children()))
+    known = ", ".join(f"nn.{kind.__name__}" for kind in KINDS)
+    raise ValueError(
+        f"got a {type(model).__name__} in which nothing can be decomposed: it is made of {', '.join(found)}; what can "
+        f"be are {known}, and the weights of recurrent layers and attention"
+    )

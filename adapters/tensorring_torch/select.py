@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import nn
 
 from tensorring_torch.checks import is_quantised, obstacle
+from tensorring_torch.factored import OWNERS, obstacle_to_factors
 from tensorring_torch.geometry import Geometry
 from tensorring_torch.kinds import KINDS
 from tensorring_torch.layer import plan_of
@@ -17,6 +18,8 @@ from tensorring_torch.trace import Shapes
 
 Selector = str | type[nn.Module]
 Selection = Selector | list[Selector] | tuple[Selector, ...] | set[Selector] | None
+
+_TIED = "tied: it stands at several places"
 
 
 class Candidate(NamedTuple):
@@ -54,8 +57,7 @@ def candidates(
     ValueError
         If a selector matches no module of the network: most likely it is misspelt.
     """
-    inside = None if include is None else _matching(model, _selectors(include, "include"), "include")
-    outside = _matching(model, _selectors(exclude, "exclude"), "exclude")
+    inside, outside = _selected(model, include, exclude)
     fixed = dict(_fixed(model))
     return [
         Candidate(name, layer, next(_reasons(name, layer, shapes, inside, outside, fixed), None))
@@ -64,14 +66,31 @@ def candidates(
     ]
 
 
+def owners(model: nn.Module, *, include: Selection = None, exclude: Selection = None) -> list[Candidate]:
+    """All recurrent layers, cells and attentions, whose weights may be stored as products, and why some stay dense.
+
+    Selections are those of `candidates`.
+    """
+    inside, outside = _selected(model, include, exclude)
+    tied = tied_modules(model)
+
+    def reasons(owner: nn.Module) -> Iterator[str]:
+        yield from _unselected(owner, inside, outside)
+        if any(id(part) in tied for part in owner.modules()):
+            yield _TIED
+        reason = obstacle_to_factors(owner)
+        if reason is not None:
+            yield reason
+
+    found = ((name, module) for name, module in model.named_modules() if isinstance(module, OWNERS))
+    return [Candidate(name, owner, next(reasons(owner), None)) for name, owner in found]
+
+
 def _reasons(
     name: str, layer: nn.Module, shapes: Shapes, inside: set[int] | None, outside: set[int], fixed: dict[int, str]
 ) -> Iterator[str]:
     """The first is what is told."""
-    if id(layer) in outside:
-        yield "excluded"
-    if inside is not None and id(layer) not in inside:
-        yield "not included"
+    yield from _unselected(layer, inside, outside)
     if id(layer) in fixed:
         yield fixed[id(layer)]
     reason = obstacle(layer)
@@ -84,15 +103,28 @@ def _reasons(
         yield "the forward pass does not call it with an input alone"
 
 
+def _unselected(module: nn.Module, inside: set[int] | None, outside: set[int]) -> Iterator[str]:
+    if id(module) in outside:
+        yield "excluded"
+    if inside is not None and id(module) not in inside:
+        yield "not included"
+
+
 def _fixed(model: nn.Module) -> Iterator[tuple[int, str]]:
     """Layers that others rely on as they are. (Of several reasons the last one counts.)"""
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
             yield from ((id(part), "nn.MultiheadAttention reads its weight itself") for part in module.modules())
-    yield from ((layer, "tied: it stands at several places") for layer in tied_modules(model))
+    yield from ((layer, _TIED) for layer in tied_modules(model))
     for module in model.modules():
         if plan_of(module) is not None:
             yield from ((id(part), "already part of a chain") for part in module.modules())
+
+
+def _selected(model: nn.Module, include: Selection, exclude: Selection) -> tuple[set[int] | None, set[int]]:
+    """The ids of all modules that may be changed, None if all may, and of those that must not."""
+    inside = None if include is None else _matching(model, _selectors(include, "include"), "include")
+    return inside, _matching(model, _selectors(exclude, "exclude"), "exclude")
 
 
 def _selectors(selection: Selection, option: str) -> tuple[Selector, ...]:
@@ -111,7 +143,7 @@ def _matching(model: nn.Module, selectors: Sequence[Selector], option: str) -> s
     for selector in selectors:
         found = [module for name, module in _named(model) if _matches(selector, name, module)]
         if not found:
-            known = ", ".join(repr(name) for name, module in _named(model) if isinstance(module, KINDS))
+            known = ", ".join(repr(name) for name, module in _named(model) if isinstance(module, (*KINDS, *OWNERS)))
             raise ValueError(f"got {option}={selector!r}, which matches no module; the layers are {known or 'none'}")
         matched.update(id(part) for module in found for part in module.modules())
     return matched
@@ -119,7 +151,7 @@ def _matching(model: nn.Module, selectors: Sequence[Selector], option: str) -> s
 
 def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """All modules under all of their names."""
-    return model.named_modules(remove_duplicate=False)
+    yield from model.named_modules(remove_duplicate=False)
 
 
 def _matches(selector: Selector, name: str, module: nn.Module) -> bool:

@@ -40,11 +40,17 @@ def input_shapes(model: nn.Module, example_input: Any) -> Shapes:
     for name, module in model.named_modules():
         if not isinstance(module, torch.jit.ScriptModule):  # which take no hooks, and hold no layers of ours
             module.register_forward_pre_hook(lambda m, a, k, name=name: note(name, m, a, k), with_kwargs=True)
-    with torch.no_grad(), layers_called():
-        if isinstance(example_input, Mapping):
-            model(**example_input)
-        else:
-            model(*(example_input if isinstance(example_input, (tuple, list)) else (example_input,)))
+    try:
+        with torch.no_grad(), layers_called():
+            if isinstance(example_input, Mapping):
+                model(**example_input)
+            else:
+                model(*(example_input if isinstance(example_input, (tuple, list)) else (example_input,)))
+    except Exception as error:
+        raise ValueError(
+            f"got an example_input that {type(model).__name__} does not run on: {type(error).__name__}: {error}; give "
+            "what it takes: a tensor, a tuple of positional or a dict of keyword arguments"
+        ) from error
     return {name: found for name, found in shapes.items() if name not in special}
 
 

@@ -31,9 +31,10 @@ LAYERS = [
     {"chain", "checks"},
     {"tt_linear", "factored"},
     {"layer", "batches", "recipe"},
-    {"replace", "report", "sensitivity"},
+    {"budget", "replace", "report", "sensitivity"},
     {"trace", "latency"},
-    {"checkpoint", "select"},
+    {"checkpoint", "search", "select"},
+    {"tolerance"},
     {"model", "tuning"},
 ]
 
