@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from tensorring_torch.chain import Chain, Use
 from tensorring_torch.geometry import Geometry
 from tensorring_torch.kinds import KINDS, canonical_weight
 from tensorring_torch.latency import Stopwatch
+from tensorring_torch.plan import LANES
 from tensorring_torch.replace import duplicate, put
 from tensorring_torch.report import Compressed, Cost, LayerReport, Progress, Report
 from tensorring_torch.select import Candidate, Selection, candidates
@@ -37,55 +38,115 @@ _RECONSTRUCTED = 0.24
 _LOOKUP = "a table is not fitted to a budget: tol with minimize='parameters'"
 
 
-def to_budget(
-    model: nn.Module,
-    example_input: Any,
-    *,
-    budget: Budget,
-    formats: tuple[str, ...] | None = None,
-    calibration: Any = None,
-    include: Selection = None,
-    exclude: Selection = None,
-    callback: Progress | None = None,
-) -> Compressed:
-    """The network within the budget whose outputs change least, as far as is predicted. See `compress`."""
-    dense = duplicate(model).eval()
-    shapes = input_shapes(model, example_input)
-    found = [_without_tables(each) for each in candidates(model, shapes, include=include, exclude=exclude)]
-    batches = [] if calibration is None else batches_of(calibration, example_input, dense)
-    uses = {each.name: _use(each.layer, shapes[each.name], budget) for each in found if each.reason is None}
-    with layers_called():
-        seen = observed(dense, list(uses), first_of(batches, _FEW)) if batches else {}
-        curves = {
-            name: _options(dense.get_submodule(name), use, seen.get(name), formats or _formats(budget))
-            for name, use in uses.items()
-        }
-        layers = Layers(uses, curves, _whole(dense, shapes))
-        stopwatch = Stopwatch(seconds=_TIMING)
-        if budget.latency is None:
-            chosen = layers.allocated(budget)
-        else:
-            layers = timed(dense, layers, example_input, {name: shapes[name][0] for name in uses}, stopwatch)
-            chosen = within_latency(dense, layers, budget, example_input, stopwatch)
-        built = _built(dense, layers, chosen, seen, batches, callback)
-        if batches and budget.parameters is not None and budget.parameters < _RECONSTRUCTED and not built.interrupted:
-            left = reconstructed(dense, built.model, batches)
-            built.notes.append(f"reconstruction: squared error of the outputs {left:.2f} times what it was")
-    seconds = stopwatch.measure([dense, built.model], example_input) if budget.latency is not None else (None, None)
+class Budgeted:
+    """A network within a budget: `at` for each budget, what does not depend on it found once.
+
+    Parameters
+    ----------
+    model, example_input, formats, calibration, include, exclude
+        As in `compress`.
+    asked
+        What the budgets are of: names of its fields.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If no layer can be fitted, the calibration is not like the example, or a weight holds NaN or inf.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_input: Any,
+        *,
+        asked: Iterable[str],
+        formats: tuple[str, ...] | None = None,
+        calibration: Any = None,
+        include: Selection = None,
+        exclude: Selection = None,
+    ) -> None:
+        asked = set(asked)
+        self._model, self._example, self._dense = model, example_input, duplicate(model).eval()
+        self._shapes = input_shapes(model, example_input)
+        found = candidates(model, self._shapes, include=include, exclude=exclude)
+        self._found = [_without_tables(each) for each in found]
+        self._batches = [] if calibration is None else batches_of(calibration, example_input, self._dense)
+        uses = {each.name: _use(each.layer, self._shapes[each.name], asked) for each in self._found if not each.reason}
+        if not uses:
+            reasons = "; ".join(f"{each.name!r}: {each.reason}" for each in self._found)
+            raise ValueError(f"got a {type(model).__name__} without a layer to fit to a budget ({reasons or 'none'})")
+        self._stopwatch = Stopwatch(seconds=_TIMING)
+        with layers_called():
+            few = first_of(self._batches, _FEW)
+            self._seen = observed(self._dense, list(uses), few) if few else {}
+            curves = {name: self._options(name, use, asked, formats) for name, use in uses.items()}
+            self._layers = Layers(uses, curves, _whole(self._dense, self._shapes))
+            if "latency" in asked:
+                inputs = {name: self._shapes[name][0] for name in uses}
+                self._layers = timed(self._dense, self._layers, example_input, inputs, self._stopwatch)
+
+    def _options(self, name: str, use: Use, asked: set[str], formats: tuple[str, ...] | None) -> list[Option]:
+        """Scored with data by what they do to the network's outputs, else by relative squared errors of the weight."""
+        kernel = _kernel(name, self._dense.get_submodule(name))
+        parts = np.split(kernel, use.geometry.groups)
+        tried = {form.key: form for format in formats or _formats(asked) for form in forms(format, parts[0].shape)}
+        lanes = LANES // 2 if "latency" in asked else 1
+        seen = self._seen.get(name)
+        if seen is None:
+            targets = [Target(part / (np.linalg.norm(kernel) or 1.0)) for part in parts]
+            return options(use, list(tried.values()), targets, targets, lanes=lanes)
+        inputs = [each.covariance.cpu().numpy() for each in seen.moments]
+        norms = list(zip(parts, inputs, seen.blocks, strict=True))
+        fits = [Target(part, s, None if gamma is None else softened(gamma)) for part, s, gamma in norms]
+        return options(use, list(tried.values()), fits, [Target(*each) for each in norms], lanes=lanes)
+
+    def at(self, budget: Budget, *, callback: Progress | None = None) -> Compressed:
+        """The network within the budget whose outputs change least, as far as is predicted.
+
+        Raises
+        ------
+        tensorring.BudgetError
+            If it cannot be met.
+        """
+        dense, layers = self._dense, self._layers
+        with layers_called():
+            if budget.latency is None:
+                chosen = layers.allocated(budget)
+            else:
+                chosen = within_latency(dense, layers, budget, self._example, self._stopwatch)
+            built = _built(dense, layers, chosen, self._seen, self._batches, callback)
+            small = budget.parameters is not None and budget.parameters < _RECONSTRUCTED
+            if self._batches and small and not built.interrupted:
+                left = reconstructed(dense, built.model, self._batches)
+                built.notes.append(f"all factors adjusted together: squared error of the outputs {left:.2f} × as large")
+        seconds: list[float | None] = [None, None]
+        if budget.latency is not None:
+            seconds[:] = self._stopwatch.measure([dense, built.model], self._example)
+        _take_over_modes(built.model, self._model)
+        reports = [_report(each, layers, chosen, built) for each in self._found]
+        saved = sum(each.before.multiply_adds - each.after.multiply_adds for each in reports)
+        before, after = (sum(p.numel() for p in each.parameters()) for each in (dense, built.model))
+        macs = int(layers.whole["macs"])
+        totals = Cost(before, macs, seconds[0]), Cost(after, macs - saved, seconds[1])
+        return Compressed(built.model, Report(tuple(reports), *totals, tuple(built.notes), built.interrupted))
+
+
+def _kernel(name: str, layer: nn.Module) -> np.ndarray:
+    kernel = canonical_weight(layer).detach().double().cpu().numpy()
+    if not np.isfinite(kernel).all():
+        raise ValueError(f"got NaN or inf in the weight of layer {name!r}; repair the network first")
+    return kernel
+
+
+def _take_over_modes(ours: nn.Module, model: nn.Module) -> None:
+    """Training or not, module by module; a chain as the layer that it stands for."""
     modes = {name: module.training for name, module in model.named_modules()}
-    for name, module in built.model.named_modules():
-        module.training = modes.get(name, modes.get(name.rpartition(".")[0], model.training))
-    reports = [_report(each, layers, chosen, built, shapes) for each in found]
-    saved = sum(each.before.multiply_adds - each.after.multiply_adds for each in reports)
-    before, after = (sum(p.numel() for p in each.parameters()) for each in (dense, built.model))
-    macs = int(layers.whole["macs"])
-    totals = Cost(before, macs, seconds[0]), Cost(after, macs - saved, seconds[1])
-    return Compressed(built.model, Report(tuple(reports), *totals, tuple(built.notes), built.interrupted))
+    for name, module in ours.named_modules():
+        if name in modes:
+            module.train(modes[name])
 
 
-def _report(
-    candidate: Candidate, layers: Layers, chosen: Mapping[str, Option], built: _Built, shapes: Shapes
-) -> LayerReport:
+def _report(candidate: Candidate, layers: Layers, chosen: Mapping[str, Option], built: _Built) -> LayerReport:
     name, layer, reason = candidate
     weights = sum(p.numel() for p in layer.parameters())
     if name not in built.fitted:
@@ -120,29 +181,15 @@ def _without_tables(candidate: Candidate) -> Candidate:
     return candidate._replace(reason=_LOOKUP) if table and candidate.reason is None else candidate
 
 
-def _formats(budget: Budget) -> tuple[str, ...]:
+def _formats(asked: set[str]) -> tuple[str, ...]:
     """CP stores least; where time or work counts, two or three plain layers do better on few channels."""
-    return ("cp",) if set(budget.asked) == {"parameters"} else ("cut", "tucker", "cp")
+    return ("cp",) if asked == {"parameters"} else ("cut", "tucker", "cp")
 
 
-def _use(layer: nn.Module, shapes: Any, budget: Budget) -> Use:
+def _use(layer: nn.Module, shapes: Any, asked: set[str]) -> Use:
     geometry = Geometry.of(layer)
-    minimize = "time" if budget.latency else "macs" if budget.macs else "parameters"
+    minimize = "time" if "latency" in asked else "macs" if "macs" in asked else "parameters"
     return Use(geometry, calls_of(geometry, shapes), minimize)
-
-
-def _options(layer: nn.Module, use: Use, seen: Seen | None, formats: tuple[str, ...]) -> list[Option]:
-    """Scored with data by what they do to the network's outputs, else by the relative squared error of the weight."""
-    kernel = canonical_weight(layer).detach().double().cpu().numpy()
-    parts = np.split(kernel, use.geometry.groups)
-    tried = {form.key: form for format in formats for form in forms(format, parts[0].shape)}
-    if seen is None:
-        scale = np.linalg.norm(kernel) or 1.0
-        return options(use, list(tried.values()), [Target(part) for part in parts], [Target(p / scale) for p in parts])
-    inputs = [each.covariance.cpu().numpy() for each in seen.moments]
-    norms = list(zip(parts, inputs, seen.blocks, strict=True))
-    fits = [Target(part, s, None if gamma is None else softened(gamma)) for part, s, gamma in norms]
-    return options(use, list(tried.values()), fits, [Target(*each) for each in norms])
 
 
 def _whole(dense: nn.Module, shapes: Shapes) -> dict[str, float]:

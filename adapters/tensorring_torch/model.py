@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any
 
 from torch import nn
 
 from tensorring_torch.budget import Budget
-from tensorring_torch.budgeted import to_budget
+from tensorring_torch.budgeted import Budgeted
 from tensorring_torch.chain import DIRECT, FITS
 from tensorring_torch.checks import check_formats, check_minimize, check_model, is_quantised
 from tensorring_torch.factored import OWNERS
 from tensorring_torch.kinds import KINDS
 from tensorring_torch.report import Compressed, Progress
-from tensorring_torch.search import searched
+from tensorring_torch.search import MEASURES, searched
 from tensorring_torch.select import Selection
 from tensorring_torch.tolerance import to_tolerance
 
@@ -143,17 +142,18 @@ def compress(  # noqa: PLR0913 - three ways to say how far to go, and what all o
             exclude=exclude,
             callback=callback,
         )
-    if isinstance(calibration, Iterator):  # each budget goes through it
-        calibration = list(calibration)
-    at = partial(
-        to_budget, model, example_input, formats=names, calibration=calibration, include=include, exclude=exclude
-    )
+    fixed: dict[str, Any] = {
+        "formats": names,
+        "calibration": calibration,
+        "include": include,
+        "exclude": exclude,
+    }
     if budget is not None:
-        return at(budget=budget, callback=callback)
+        return Budgeted(model, example_input, asked=budget.asked, **fixed).at(budget, callback=callback)
     assert evaluate is not None
     return searched(
         model,
-        lambda budget: at(budget=budget),
+        Budgeted(model, example_input, asked=[MEASURES[minimize][0]], **fixed).at,
         evaluate=evaluate,
         max_drop=0.01 if max_drop is None else max_drop,
         minimize=minimize,

@@ -15,7 +15,7 @@ from tensorring_torch.replace import duplicate
 from tensorring_torch.report import Compressed, LayerReport, Progress, Report
 
 # What is to be small: its name in a Budget, and in a Cost.
-_MEASURES = {
+MEASURES = {
     "parameters": ("parameters", "parameters"),
     "macs": ("macs", "multiply_adds"),
     "time": ("latency", "seconds"),
@@ -69,7 +69,7 @@ def searched(
     At most STEPS networks; those that came out alike are evaluated once. Scores need not fall with the budget: then the
     result still keeps `max_drop`, but there may be a smaller one. An interrupt returns the best so far.
     """
-    trials = _Trials(at, evaluate, *_MEASURES[minimize])
+    trials = _Trials(at, evaluate, *MEASURES[minimize])
     dense = trials.score(model, "the dense network")
     if math.isinf(dense):
         raise ValueError(

@@ -58,8 +58,21 @@ class Layers:
             key: [(option.score, tuple(cost[key][k] for cost in costs)) for k, option in enumerate(found)]
             for key, found in self.options.items()
         }
-        chosen = tg.allocate(curves, limits).choices
+        try:
+            chosen = tg.allocate(curves, [max(limit, 0.0) for limit in limits]).choices
+        except tg.BudgetError as error:
+            raise self._out_of_reach(budget, error.closest) from None
         return {key: self.options[key][k] for key, k in chosen.items()}
+
+    def _out_of_reach(self, budget: Budget, closest: tg.Allocation[Any]) -> tg.BudgetError:
+        """How far it gets, in the units of the budget."""
+        parts = []
+        for (name, fraction), cost in zip(budget.asked.items(), closest.costs, strict=True):
+            dense = self.seconds if name == "latency" else self.options
+            own = sum(each[0] if name == "latency" else getattr(each[0], name) for each in dense.values())
+            reached = (self.whole[name] - own + cost) / self.whole[name]
+            parts.append(f"{name} {reached:.3f} where {fraction:g} was asked")
+        return tg.BudgetError(f"got {budget}, out of reach: the smallest choice has {', '.join(parts)}", closest)
 
     def time(self, name: str, option: Option) -> float | None:
         """Seconds of an option of a layer, where they were measured."""

@@ -35,7 +35,9 @@ class Option:
         return None if self.form is None else _blank(self.form, use, self.ranks)
 
 
-def options(use: Use, forms: Sequence[Form], targets: Sequence[Target], scored: Sequence[Target]) -> list[Option]:
+def options(
+    use: Use, forms: Sequence[Form], targets: Sequence[Target], scored: Sequence[Target], *, lanes: int = 1
+) -> list[Option]:
     """Dense first, then each form at ever fewer parameters.
 
     Parameters
@@ -46,24 +48,27 @@ def options(use: Use, forms: Sequence[Form], targets: Sequence[Target], scored: 
         Those to try.
     targets, scored
         For each group its kernel with the norm of the fit, and with the norm whose square is the score.
+    lanes
+        Ranks above this are multiples of it: others take as long as the next one.
     """
     plan = use.dense_plan
     found = [Option(None, (), 0.0, plan.parameters, plan.multiply_adds(use.calls))]
     for form in forms:
-        fitted = list(_fitted(use, form, targets, scored))
+        fitted = list(_fitted(use, form, targets, scored, lanes))
         found += fitted
         for more, fewer in pairwise(fitted):
-            found += _between(use, form, more, fewer)
+            found += _between(use, form, more, fewer, lanes)
     return found
 
 
-def _fitted(use: Use, form: Form, targets: Sequence[Target], scored: Sequence[Target]) -> Iterator[Option]:
+def _fitted(use: Use, form: Form, targets: Sequence[Target], scored: Sequence[Target], lanes: int) -> Iterator[Option]:
     """From the largest share downwards, each fit beginning at the one before."""
-    shape, before, ranks = targets[0].kernel.shape, None, None
+    shape, before, tried = targets[0].kernel.shape, None, set()
     for share in _SHARES:
-        if form.ranks(shape, share) == ranks:
+        ranks = _in_lanes(form.ranks(shape, share), lanes)
+        if ranks in tried:
             continue
-        ranks = form.ranks(shape, share)
+        tried.add(ranks)
         chain = _blank(form, use, ranks)
         parameters, macs = chain.plan.parameters, chain.plan.multiply_adds(use.calls)
         if parameters >= use.dense_plan.parameters and macs >= use.dense_plan.multiply_adds(use.calls):
@@ -77,12 +82,17 @@ def _fitted(use: Use, form: Form, targets: Sequence[Target], scored: Sequence[Ta
         yield Option(form, ranks, score, parameters, macs, tuple(before))
 
 
-def _between(use: Use, form: Form, more: Option, fewer: Option) -> Iterator[Option]:
+def _in_lanes(ranks: Ranks, lanes: int) -> Ranks:
+    return tuple(rank if rank < lanes else rank // lanes * lanes for rank in ranks)
+
+
+def _between(use: Use, form: Form, more: Option, fewer: Option, lanes: int) -> Iterator[Option]:
     """Ranks between two that were fitted, their scores on a straight line of logarithms."""
     seen = {more.ranks, fewer.ranks}
     for k in range(1, _BETWEEN):
         weight = k / _BETWEEN
-        ranks = tuple(round(a ** (1 - weight) * b**weight) for a, b in zip(more.ranks, fewer.ranks, strict=True))
+        line = zip(more.ranks, fewer.ranks, strict=True)
+        ranks = _in_lanes(tuple(round(a ** (1 - weight) * b**weight) for a, b in line), lanes)
         if ranks in seen:
             continue
         seen.add(ranks)

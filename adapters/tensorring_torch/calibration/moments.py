@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Rows taken at once: what one product needs stays small, and sums of so many are right in single precision.
-_ROWS = 1 << 16
+# Rows taken at once: sums of so many are right to this in single precision, next to the diagonal.
+_ROWS, _ROUNDING = 1 << 13, 4e-7
 
 
 @dataclass(frozen=True)
@@ -50,5 +50,7 @@ class Accumulator:
         n, mean = self._split, self._sum / self.count
         square = self._square / self.count - mean[:n, None] * mean
         covariance = (square[:, :n] + square[:, :n].mT) / 2
+        # Rounding may have made it indefinite, by so much at most.
+        covariance.diagonal().mul_(1 + _ROUNDING * n**0.5)
         mean = mean + self._around
         return Moments(covariance, square[:, n:].mT.contiguous(), mean[:n], mean[n:], self.count)
