@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,12 @@ from torch import nn
 from tensorring_torch.budget import Budget
 from tensorring_torch.calibration.allocation import Layers, timed, within_latency
 from tensorring_torch.calibration.curves import Option, options
-from tensorring_torch.calibration.data import Batch, batches_of, first_of
+from tensorring_torch.calibration.data import Batch, batches_of
 from tensorring_torch.calibration.fits import Target, forms, softened
-from tensorring_torch.calibration.graph import boxed, traced
-from tensorring_torch.calibration.observe import Seen, observed
 from tensorring_torch.calibration.reconstruct import reconstructed
-from tensorring_torch.calibration.sequence import Choice, Fitted, Sequence
-from tensorring_torch.chain import Chain, Use
+from tensorring_torch.calibration.sequence import Choice, Fitted, fit, measured
+from tensorring_torch.calibration.study import Study
+from tensorring_torch.chain import Use
 from tensorring_torch.geometry import Geometry
 from tensorring_torch.kinds import KINDS, canonical_weight
 from tensorring_torch.latency import Stopwatch
@@ -29,13 +28,12 @@ from tensorring_torch.report import Compressed, Cost, LayerReport, Progress, Rep
 from tensorring_torch.select import Candidate, Selection, candidates
 from tensorring_torch.trace import Shapes, calls_of, input_shapes, layers_called
 
-# Inputs that curves are made from: final fits take all. L-BFGS iterations of a fit without data.
-_FEW, _SWEEPS = 256, 400
 # Seconds for timing one layer and its options.
 _TIMING = 0.2
-# Below this share of the parameters all factors are brought nearer to the dense outputs together.
+# Below this share of the parameters of what may change all factors are brought nearer to the dense outputs together.
 _RECONSTRUCTED = 0.24
 _LOOKUP = "a table is not fitted to a budget: tol with minimize='parameters'"
+_COMPLEX = "complex weights are not fitted to a budget: tol"
 
 
 class Budgeted:
@@ -54,6 +52,7 @@ class Budgeted:
         If no layer can be fitted, the calibration is not like the example, or a weight holds NaN or inf.
     """
 
+    @torch.inference_mode(False)  # tensors made in inference mode could never be trained, nor differentiated here
     def __init__(
         self,
         model: nn.Module,
@@ -69,37 +68,45 @@ class Budgeted:
         self._model, self._example, self._dense = model, example_input, duplicate(model).eval()
         self._shapes = input_shapes(model, example_input)
         found = candidates(model, self._shapes, include=include, exclude=exclude)
-        self._found = [_without_tables(each) for each in found]
-        self._batches = [] if calibration is None else batches_of(calibration, example_input, self._dense)
+        self._found = [_fittable(each) for each in found]
+        batches = [] if calibration is None else batches_of(calibration, example_input, self._dense)
         uses = {each.name: _use(each.layer, self._shapes[each.name], asked) for each in self._found if not each.reason}
         if not uses:
             reasons = "; ".join(f"{each.name!r}: {each.reason}" for each in self._found)
             raise ValueError(f"got a {type(model).__name__} without a layer to fit to a budget ({reasons or 'none'})")
+        kernels = {name: _kernel(name, self._dense.get_submodule(name)) for name in uses}
         self._stopwatch = Stopwatch(seconds=_TIMING)
-        with layers_called():
-            few = first_of(self._batches, _FEW)
-            self._seen = observed(self._dense, list(uses), few) if few else {}
-            curves = {name: self._options(name, use, asked, formats) for name, use in uses.items()}
-            self._layers = Layers(uses, curves, _whole(self._dense, self._shapes))
-            if "latency" in asked:
-                inputs = {name: self._shapes[name][0] for name in uses}
-                self._layers = timed(self._dense, self._layers, example_input, inputs, self._stopwatch)
+        self._study = Study(self._dense, batches, {name: self._shapes[name] for name in uses}) if batches else None
+        curves = {name: self._options(name, kernels[name], use, asked, formats) for name, use in uses.items()}
+        self._layers = Layers(uses, curves, _whole(self._dense, self._shapes))
+        if "latency" in asked:
+            inputs = {name: self._shapes[name][0] for name in uses}
+            self._layers = timed(self._dense, self._layers, example_input, inputs, self._stopwatch)
 
-    def _options(self, name: str, use: Use, asked: set[str], formats: tuple[str, ...] | None) -> list[Option]:
+    def _options(
+        self, name: str, kernel: np.ndarray, use: Use, asked: set[str], formats: tuple[str, ...] | None
+    ) -> list[Option]:
         """Scored with data by what they do to the network's outputs, else by relative squared errors of the weight."""
-        kernel = _kernel(name, self._dense.get_submodule(name))
         parts = np.split(kernel, use.geometry.groups)
         tried = {form.key: form for format in formats or _formats(asked) for form in forms(format, parts[0].shape)}
         lanes = LANES // 2 if "latency" in asked else 1
-        seen = self._seen.get(name)
+        seen = None if self._study is None else self._study.seen.get(name)
         if seen is None:
-            targets = [Target(part / (np.linalg.norm(kernel) or 1.0)) for part in parts]
-            return options(use, list(tried.values()), targets, targets, lanes=lanes)
-        inputs = [each.covariance.cpu().numpy() for each in seen.moments]
-        norms = list(zip(parts, inputs, seen.blocks, strict=True))
-        fits = [Target(part, s, None if gamma is None else softened(gamma)) for part, s, gamma in norms]
-        return options(use, list(tried.values()), fits, [Target(*each) for each in norms], lanes=lanes)
+            share = float(np.linalg.norm(kernel) or 1.0) ** -2
+            fits = [Target(part) for part in parts]
+            scored = [Target(part, variance=share) for part in parts]
+            return options(use, list(tried.values()), fits, scored, lanes=lanes)
+        norms = [
+            (part, None if each.covariance is None else each.covariance.cpu().numpy(), gamma, each.variance)
+            for part, each, gamma in zip(parts, seen.moments, seen.blocks, strict=True)
+        ]
+        fits = [Target(part, s, None if g is None else softened(g), variance) for part, s, g, variance in norms]
+        found = options(use, list(tried.values()), fits, [Target(*each) for each in norms], lanes=lanes)
+        assert self._study is not None
+        more = self._study.new_bias(name)
+        return [each if each.form is None else replace(each, parameters=each.parameters + more) for each in found]
 
+    @torch.inference_mode(False)
     def at(self, budget: Budget, *, callback: Progress | None = None) -> Compressed:
         """The network within the budget whose outputs change least, as far as is predicted.
 
@@ -109,16 +116,14 @@ class Budgeted:
             If it cannot be met.
         """
         dense, layers = self._dense, self._layers
-        with layers_called():
-            if budget.latency is None:
-                chosen = layers.allocated(budget)
-            else:
-                chosen = within_latency(dense, layers, budget, self._example, self._stopwatch)
-            built = _built(dense, layers, chosen, self._seen, self._batches, callback)
-            small = budget.parameters is not None and budget.parameters < _RECONSTRUCTED
-            if self._batches and small and not built.interrupted:
-                left = reconstructed(dense, built.model, self._batches)
-                built.notes.append(f"all factors adjusted together: squared error of the outputs {left:.2f} × as large")
+        if budget.latency is None:
+            chosen = layers.allocated(budget)
+        else:
+            chosen = within_latency(dense, layers, budget, self._example, self._stopwatch)
+        built = self._built(chosen, callback)
+        kept, whole = (sum(each.parameters for each in found) for found in (chosen.values(), layers.dense))
+        if self._study and kept < _RECONSTRUCTED * whole:
+            _reconstruct(dense, built, self._study.batches)
         seconds: list[float | None] = [None, None]
         if budget.latency is not None:
             seconds[:] = self._stopwatch.measure([dense, built.model], self._example)
@@ -129,6 +134,24 @@ class Budgeted:
         macs = int(layers.whole["macs"])
         totals = Cost(before, macs, seconds[0]), Cost(after, macs - saved, seconds[1])
         return Compressed(built.model, Report(tuple(reports), *totals, tuple(built.notes), built.interrupted))
+
+    def _built(self, chosen: Mapping[str, Option], callback: Progress | None) -> _Built:
+        """Final fits, one layer after the other; an interrupt leaves the others dense."""
+        uses, built = self._layers.uses, _Built(duplicate(self._dense))
+        choices = {name: Choice(uses[name], each.form, each.ranks, each.begin) for name, each in chosen.items()}
+        steps = _by_weights(built.model, choices)
+        if self._study is not None:
+            steps = self._study.fitted(built.model, choices)
+            built.notes += self._study.notes
+        try:
+            with layers_called():
+                for name, built.fitted[name], built.model in steps:
+                    if callback is not None:
+                        callback(len(built.fitted), len(choices), name)
+        except KeyboardInterrupt:
+            built.interrupted = True
+            built.notes.append(f"interrupted after {len(built.fitted)} of {len(choices)} layers")
+        return built
 
 
 def _kernel(name: str, layer: nn.Module) -> np.ndarray:
@@ -158,9 +181,9 @@ def _report(candidate: Candidate, layers: Layers, chosen: Mapping[str, Option], 
     if fitted.chain is None:
         why = "worth its cost" if len(layers.options[name]) > 1 else "no form costs less"
         return LayerReport(name, "dense", (), before, before, 0.0, fitted.metric_error, reason=why)
-    plan = fitted.chain.plan
+    plan, new = fitted.chain.plan, built.model.get_submodule(name)
     macs = plan.multiply_adds(layers.uses[name].calls)
-    after = Cost(weights - dense.parameters + plan.parameters, macs, layers.time(name, chosen[name]))
+    after = Cost(sum(p.numel() for p in new.parameters()), macs, layers.time(name, chosen[name]))
     why = f"least harm of {len(layers.options[name])} options"
     norm = fitted.chain.degeneracy
     return LayerReport(name, plan.form, plan.ranks, before, after, fitted.error, fitted.metric_error, norm, why)
@@ -176,13 +199,18 @@ class _Built:
     interrupted: bool = False
 
 
-def _without_tables(candidate: Candidate) -> Candidate:
-    table = isinstance(candidate.layer, nn.Embedding)
-    return candidate._replace(reason=_LOOKUP) if table and candidate.reason is None else candidate
+def _fittable(candidate: Candidate) -> Candidate:
+    """With a reason where a layer of this kind is not fitted."""
+    weight: Any = candidate.layer.weight
+    if candidate.reason is None and isinstance(candidate.layer, nn.Embedding):
+        return candidate._replace(reason=_LOOKUP)
+    return candidate._replace(reason=_COMPLEX) if candidate.reason is None and weight.is_complex() else candidate
 
 
 def _formats(asked: set[str]) -> tuple[str, ...]:
-    """CP stores least; where time or work counts, two or three plain layers do better on few channels."""
+    """CP stores least and does least work; its depthwise kernels are slow: two or three plain ones are faster."""
+    if "latency" in asked:
+        return ("cut", "tucker")
     return ("cp",) if asked == {"parameters"} else ("cut", "tucker", "cp")
 
 
@@ -203,59 +231,24 @@ def _whole(dense: nn.Module, shapes: Shapes) -> dict[str, float]:
     return {"parameters": float(sum(p.numel() for p in dense.parameters())), "macs": float(macs)}
 
 
-def _built(
-    dense: nn.Module,
-    layers: Layers,
-    chosen: Mapping[str, Option],
-    seen: Mapping[str, Seen],
-    batches: list[Batch],
-    callback: Progress | None,
-) -> _Built:
-    """Final fits, one layer after the other; an interrupt leaves the others dense."""
-    choices = {name: Choice(layers.uses[name], each.form, each.ranks, each.begin) for name, each in chosen.items()}
-    built = _Built(duplicate(dense))
-    steps = _in_order(dense, built, choices, seen, batches) if batches else _by_weights(built.model, choices)
+def _reconstruct(dense: nn.Module, built: _Built, batches: list[Batch]) -> None:
+    """All factors together, unless the work was interrupted, or steps in half precision would be lost in rounding."""
+    if built.interrupted or any(p.dtype in (torch.float16, torch.bfloat16) for p in built.model.parameters()):
+        return
     try:
-        with torch.inference_mode(False):
-            for name, each in steps:
-                built.fitted[name] = each
-                if callback is not None:
-                    callback(len(built.fitted), len(choices), name)
+        left = reconstructed(dense, built.model, batches)
+        built.notes.append(f"all factors adjusted together: squared error of the outputs {left:.2f} × as large")
     except KeyboardInterrupt:
         built.interrupted = True
-        built.notes.append(f"interrupted after {len(built.fitted)} of {len(choices)} layers")
-    return built
+        built.notes.append("interrupted while all factors were adjusted together: left as fitted")
 
 
-def _in_order(
-    dense: nn.Module,
-    built: _Built,
-    choices: Mapping[str, Choice],
-    seen: Mapping[str, Seen],
-    batches: list[Batch],
-) -> Iterator[tuple[str, Fitted]]:
-    """By data, in the order of the network; one that cannot be traced stands in a box."""
-    graph, box = traced(dense), ""
-    ours = built.model
-    if graph is None:
-        built.notes.append("its graph could not be traced: sums are not repaired, each layer takes two whole passes")
-        graph, ours, box = boxed(dense, len(batches[0])), nn.ModuleDict({"network": ours}), "network."
-    inside = {box + name: choice for name, choice in choices.items()}
-    order = Sequence(graph, ours, batches, inside, {box + name: each for name, each in seen.items()})
-    return ((name.removeprefix(box), each) for name, each in order.run())
-
-
-def _by_weights(ours: nn.Module, choices: Mapping[str, Choice]) -> Iterator[tuple[str, Fitted]]:
+def _by_weights(ours: nn.Module, choices: Mapping[str, Choice]) -> Iterator[tuple[str, Fitted, nn.Module]]:
     """Without data."""
     for name, choice in choices.items():
         layer = ours.get_submodule(name)
-        if choice.form is None:
-            yield name, Fitted(None, None, 0.0)
-            continue
-        kernel = canonical_weight(layer).detach().double().cpu().numpy()
-        targets = [Target(part) for part in np.split(kernel, choice.use.geometry.groups)]
-        fits = [choice.form.fit(target, choice.ranks, None, _SWEEPS) for target in targets]
-        squared = sum(target.error(fit) for target, fit in zip(targets, fits, strict=True))
-        chain = Chain.of(fits, choice.use, form=choice.form.name)
-        put(ours, {name: chain.layers(layer)})
-        yield name, Fitted(chain, None, float(np.sqrt(squared) / (np.linalg.norm(kernel) or 1.0)))
+        targets = [Target(part) for part in np.split(_kernel(name, layer), choice.use.geometry.groups)]
+        chain, matrices = fit(choice, targets)
+        if chain is not None:
+            ours = put(ours, {name: chain.layers(layer)})
+        yield name, measured(chain, targets, matrices, by_data=False), ours

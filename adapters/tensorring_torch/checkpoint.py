@@ -115,7 +115,8 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     for name, entry in layers.items():
         like = _fitting(path, name, dense.get(name), entry)
         if id(like) not in built:  # a layer that stands at several places does so again
-            built[id(like)] = _built(path, name, entry, like, held=held)
+            biased = any(key.startswith(f"{name}.") and key.endswith(".bias") for key in tensors)
+            built[id(like)] = _built(path, name, entry, like, held=held, biased=biased)
     new = put(duplicate(model), {name: built[id(dense[name])] for name in layers})
     modules = dict(new.named_modules())
     for name, ranks in _object(path, metadata, "factored").items():
@@ -213,7 +214,7 @@ def _fitting(path: Any, name: str, layer: nn.Module | None, entry: Any) -> nn.Mo
     return layer
 
 
-def _built(path: Any, name: str, entry: Any, like: nn.Module, *, held: int) -> nn.Module:
+def _built(path: Any, name: str, entry: Any, like: nn.Module, *, held: int, biased: bool) -> nn.Module:
     """The layers of an entry that anyone may have written: every part is checked, and nothing is allocated."""
     try:
         if "factors" in entry:
@@ -225,7 +226,7 @@ def _built(path: Any, name: str, entry: Any, like: nn.Module, *, held: int) -> n
         raise ValueError(
             f"{path}: layer {name!r} claims {plan.parameters} parameters, but the file holds {held} numbers"
         )
-    return _skeleton(plan, like)
+    return _skeleton(plan, like, biased=biased)
 
 
 def _plan(entry: Any, geometry: Geometry) -> Plan:
@@ -245,9 +246,11 @@ def _positive(values: Any) -> list[int]:
     return values
 
 
-def _skeleton(plan: Plan, like: Any) -> nn.Sequential:
-    """The layers of a plan, without memory for their numbers yet."""
+def _skeleton(plan: Plan, like: Any, *, biased: bool) -> nn.Sequential:
+    """The layers of a plan, without memory for their numbers yet; fits to data may have given them a bias."""
     bias = getattr(like, "bias", None)
+    if bias is None and biased:
+        bias = nn.Parameter(torch.empty(plan.geometry.out_channels, device="meta"), like.weight.requires_grad)
     empty = partial(torch.empty, dtype=like.weight.dtype, device="meta")
     weights = [empty(stage.conv.weight_shape) for stage in plan.stages]
     bias = None if bias is None else nn.Parameter(empty(bias.shape), bias.requires_grad)

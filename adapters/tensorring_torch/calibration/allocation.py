@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,9 +34,14 @@ class Layers:
     whole: Mapping[str, float]
     seconds: Mapping[str, list[float]] = field(default_factory=dict)
 
+    @property
+    def dense(self) -> list[Option]:
+        """The layers as they are."""
+        return [found[0] for found in self.options.values()]
+
     def rest(self, name: str) -> float:
         """What of "parameters" or "macs" belongs to nothing that may change."""
-        return self.whole[name] - sum(getattr(found[0], name) for found in self.options.values())
+        return self.whole[name] - sum(getattr(each, name) for each in self.dense)
 
     def allocated(self, budget: Budget) -> dict[str, Option]:
         """min Σ score within the budget.
@@ -125,9 +131,12 @@ def within_latency(
         chosen = layers.allocated(Budget(budget.parameters, budget.macs, aim))
         dense, ours = stopwatch.measure([model, _blank(model, layers, chosen)], example)
         if ours <= budget.latency * dense:
-            break
+            return chosen
         aim *= min(0.98, budget.latency * dense / ours)
-    return chosen
+    picks = {name: [o is each for o in layers.options[name]].index(True) for name, each in chosen.items()}
+    closest = tg.Allocation(picks, sum(each.score for each in chosen.values()), (ours,), -math.inf)
+    got = f"latency {ours / dense:.3f} where {budget.latency:g} was asked"
+    raise tg.BudgetError(f"got {budget}, out of reach: the fastest choice of {_TRIES} has {got}", closest)
 
 
 def _blank(model: nn.Module, layers: Layers, chosen: Mapping[str, Option]) -> nn.Module:

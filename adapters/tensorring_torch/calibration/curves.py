@@ -17,6 +17,8 @@ from tensorring_torch.chain import Chain, Use
 # Shares of the kernel's entries at which forms are fitted, by so many iterations; between them scores are interpolated.
 _SHARES = (0.85, 0.65, 0.5, 0.38, 0.29, 0.21, 0.15, 0.105, 0.075, 0.05, 0.035, 0.025)
 _BETWEEN, _SWEEPS = 4, 60
+# Kernels with more entries are fitted at every third share.
+_LARGE = 200_000
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def options(
 def _fitted(use: Use, form: Form, targets: Sequence[Target], scored: Sequence[Target], lanes: int) -> Iterator[Option]:
     """From the largest share downwards, each fit beginning at the one before."""
     shape, before, tried = targets[0].kernel.shape, None, set()
-    for share in _SHARES:
+    for share in _SHARES[1::3] if targets[0].kernel.size > _LARGE else _SHARES:
         ranks = _in_lanes(form.ranks(shape, share), lanes)
         if ranks in tried:
             continue
@@ -74,9 +76,10 @@ def _fitted(use: Use, form: Form, targets: Sequence[Target], scored: Sequence[Ta
         if parameters >= use.dense_plan.parameters and macs >= use.dense_plan.multiply_adds(use.calls):
             continue
         begin: Sequence[Any] = before or [None] * len(targets)
+        starts = [fewer_terms(start, ranks) for start in begin]
         before = [
-            form.fit(target, ranks, fewer_terms(start, ranks), _SWEEPS)
-            for target, start in zip(targets, begin, strict=True)
+            start if start is not None and form.nested(target) else form.fit(target, ranks, start, _SWEEPS)
+            for target, start in zip(targets, starts, strict=True)
         ]
         score = sum(each.error(fit) for each, fit in zip(scored, before, strict=True))
         yield Option(form, ranks, score, parameters, macs, tuple(before))
@@ -99,6 +102,7 @@ def _between(use: Use, form: Form, more: Option, fewer: Option, lanes: int) -> I
         plan = _blank(form, use, ranks).plan
         size, ends = plan.parameters, (more.parameters, fewer.parameters)
         part = math.log(ends[0] / size) / math.log(ends[0] / ends[1]) if ends[0] != ends[1] else weight
+        part = min(1.0, max(0.0, part))  # merged kernels need not grow with the ranks
         scores = np.log(np.maximum([more.score, fewer.score], np.finfo(float).tiny))
         score = float(np.exp(scores[0] + part * (scores[1] - scores[0])))
         yield Option(form, ranks, score, size, plan.multiply_adds(use.calls), more.begin)

@@ -27,7 +27,7 @@ def batches_of(calibration: Any, example_input: Any, model: nn.Module) -> list[B
         raise TypeError("got keyword arguments as the example input; for calibration give positional ones, a tuple")
     example = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
     if isinstance(calibration, Tensor):
-        calibration = calibration.split(_BATCH)
+        calibration = calibration.split(_BATCH) if calibration.ndim else (calibration,)
     if not isinstance(calibration, Iterable):
         raise TypeError(f"got a {type(calibration).__name__} for calibration; it is a tensor or batches of inputs")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -46,13 +46,37 @@ def _checked(number: int, batch: Any, example: Batch, device: torch.device) -> B
             continue
         if not isinstance(value, Tensor):
             raise TypeError(f"calibration batch {number} holds a {type(value).__name__} where a tensor is needed")
-        if value.shape[1:] != like.shape[1:] or len(value) == 0:
+        if value.ndim != like.ndim or value.shape[1:] != like.shape[1:] or value.numel() == 0:
             got, needed = tuple(value.shape), ("n", *like.shape[1:])
             raise ValueError(f"calibration batch {number} has shape {got}; with the example input it is {needed}")
+        if value.dtype != like.dtype:
+            raise ValueError(f"calibration batch {number} is of {value.dtype}, the example input of {like.dtype}")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ValueError(f"calibration batch {number} holds NaN or inf; leave such inputs out")
     moved = (value.to(device) if isinstance(value, Tensor) else value for value in given)
     return tuple(moved)[: len(example)]
+
+
+def fresh(batch: Batch) -> Batch:
+    """A copy of the tensors: networks may write into what they are given."""
+    return tuple(value.clone() if isinstance(value, Tensor) else value for value in batch)
+
+
+def first_tensor(out: Any) -> Tensor:
+    """The output of a network, or the first one of several.
+
+    Raises
+    ------
+    TypeError
+        If there is none.
+    """
+    if isinstance(out, Tensor):
+        return out
+    parts = out.values() if isinstance(out, Mapping) else out if isinstance(out, (tuple, list)) else ()
+    for part in parts:
+        if part is not None:
+            return first_tensor(part)
+    raise TypeError(f"got a network that returns a {type(out).__name__}; with calibration its output is a tensor first")
 
 
 def first_of(batches: list[Batch], count: int) -> list[Batch]:

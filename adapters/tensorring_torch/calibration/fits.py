@@ -15,6 +15,14 @@ from tensorring_torch.forms import cut
 # How much of the identity is added to Γ of mean diagonal 1: it was found for small errors, and from few images.
 _IDENTITY = 0.5
 
+# Of the mean of S's diagonal.
+_RIDGE = 1e-5
+# Up to so many inputs fits are made in the whole metric: an iteration takes their square, times the rank; where one
+# decomposition does it (five seconds), up to so many.
+_FULL, _WHOLE = 1152, 2304
+# Multiply-adds of an iteration from which on there are fewer of them.
+_CHEAP = 1e8
+
 Ranks = tuple[int, ...]
 Metric = dict[tuple[int, ...], np.ndarray]
 
@@ -24,41 +32,66 @@ class Target:
     """A kernel (O, I, *size), and the norm in which it is to be met: ‖E‖² = tr(Γ E S Eᴴ), E as a matrix (O, I·size).
 
     `inputs` is S, the covariance of the patches that the layer sees; `outputs` is Γ, what an error of its outputs does
-    to those of the network. None stands for the identity.
+    to those of the network. None stands for the identity, of S times `variance`.
     """
 
     kernel: np.ndarray
     inputs: np.ndarray | None = None
     outputs: np.ndarray | None = None
+    variance: float = 1.0
 
     @property
     def matrix(self) -> np.ndarray:
         """The kernel as (O, I·size)."""
         return self.kernel.reshape(len(self.kernel), -1)
 
-    def metric(self, order: int) -> Metric | None:
-        """For a tensor of so many modes, the first being the outputs."""
-        found = {} if self.outputs is None else {(0,): self.outputs}
-        if self.inputs is not None:
-            found[tuple(range(1, order))] = self.inputs
-        return found or None
+    def metric(self, order: int, *, whole: bool = False) -> Metric | None:
+        """For a tensor of so many modes, the first being the outputs.
+
+        Of many inputs S on the channels alone, its mean over the kernel's entries, unless it is to be the whole.
+        """
+        found: Metric = {}
+        if self.outputs is not None and self.outputs.any():
+            found[0,] = self.outputs
+        if self.inputs is None or not self.inputs.any():  # what sees nothing is fitted as it is
+            return found or None
+        if len(self.inputs) <= (_WHOLE if whole else _FULL) or self.kernel.ndim == 2:
+            found[tuple(range(1, order))] = _ridged(self.inputs)
+            return found
+        channels = self.kernel.shape[1]
+        taps = len(self.inputs) // channels
+        split = self.inputs.reshape(channels, taps, channels, taps)
+        found[1,] = _ridged(np.trace(split, axis1=1, axis2=3) / taps)
+        return found
 
     def squared(self, matrix: np.ndarray) -> float:
         """‖E‖² of an error (O, I·size), or of the kernel itself."""
         left = matrix if self.outputs is None else self.outputs @ matrix
-        right = matrix if self.inputs is None else matrix @ self.inputs
+        right = self.variance * matrix if self.inputs is None else matrix @ self.inputs
         return max(0.0, float(np.vdot(left, right)))
+
+    def affordable(self, sweeps: int, rank: int) -> int:
+        """So many sweeps, or of large kernels fewer, but ten."""
+        inputs = self.kernel.size // len(self.kernel)
+        full = self.inputs is not None and len(self.inputs) <= _FULL
+        flops = rank * (2 * inputs**2 if full else 6 * self.kernel.size)
+        return min(sweeps, max(10, int(sweeps * _CHEAP / flops)))
 
     def error(self, tensor: tg.LowRankTensor) -> float:
         """‖E‖² of a low-rank tensor in place of the kernel."""
         return self.squared(self.matrix - np.asarray(tensor.to_dense(), np.float64).reshape(self.matrix.shape))
 
 
+def _ridged(inputs: np.ndarray) -> np.ndarray:
+    """Where inputs never went the kernel is kept as far as nothing is lost by it."""
+    return inputs + _RIDGE * np.trace(inputs) / len(inputs) * np.eye(len(inputs))
+
+
 @dataclass(frozen=True)
 class Form:
     """A format: its ranks for a share of the kernel's entries, a tensor of zeros with them, and the fit.
 
-    Two with the same `key` are the same.
+    Two with the same `key` are the same. Where it is `nested` the first terms of a fit are the fit at fewer.
     """
 
     name: str
@@ -66,6 +99,7 @@ class Form:
     ranks: Callable[[tuple[int, ...], float], Ranks]
     blank: Callable[[tuple[int, ...], Ranks], tg.LowRankTensor]
     fit: Callable[[Target, Ranks, Any, int], tg.LowRankTensor]
+    nested: Callable[[Target], bool] = lambda target: False
 
 
 def softened(outputs: np.ndarray) -> np.ndarray:
@@ -86,7 +120,17 @@ def forms(name: str, shape: Sequence[int]) -> list[Form]:
 def _fit_cp(target: Target, ranks: Ranks, init: Any, sweeps: int) -> tg.LowRankTensor:
     x = target.kernel.reshape(*target.kernel.shape[:2], -1)
     start = init if isinstance(init, tg.CPTensor) else "hosvd"
-    return tg.cp_stable(x, rank=ranks[0], metric=target.metric(3), init=start, max_sweeps=sweeps, rng=0).tensor
+    return _ended(
+        tg.cp_stable(
+            x, rank=ranks[0], metric=target.metric(3), init=start, max_sweeps=target.affordable(sweeps, ranks[0]), rng=0
+        )
+    )
+
+
+def _ended(found: tg.Decomposition[Any]) -> tg.LowRankTensor:
+    if found.stop is tg.Stop.interrupted:
+        raise KeyboardInterrupt  # the best so far of one layer is no network
+    return found.tensor
 
 
 def _cp_ranks(shape: tuple[int, ...], share: float) -> Ranks:
@@ -101,7 +145,9 @@ def _blank_cp(shape: tuple[int, ...], ranks: Ranks) -> tg.LowRankTensor:
 
 def _fit_tucker(target: Target, ranks: Ranks, init: Any, sweeps: int) -> tg.LowRankTensor:
     x, metric = target.kernel, target.metric(target.kernel.ndim)
-    return tg.tucker_hooi(x, ranks=ranks, modes=(0, 1), metric=metric, max_sweeps=sweeps).tensor
+    return _ended(
+        tg.tucker_hooi(x, ranks=ranks, modes=(0, 1), metric=metric, max_sweeps=target.affordable(sweeps, ranks[1]))
+    )
 
 
 def _tucker_ranks(shape: tuple[int, ...], share: float) -> Ranks:
@@ -120,7 +166,9 @@ def _blank_tucker(shape: tuple[int, ...], ranks: Ranks) -> tg.LowRankTensor:
 def _cut(modes: tuple[int, ...]) -> Form:
     def fit(target: Target, ranks: Ranks, init: Any, sweeps: int) -> tg.LowRankTensor:
         x = target.kernel
-        return tg.cut_svd(x, modes=modes, ranks=ranks[0], metric=target.metric(x.ndim)).tensor
+        # At the outputs the best cut is one SVD, however many inputs there are.
+        metric = target.metric(x.ndim, whole=modes == (cut.OUTPUT,))
+        return tg.cut_svd(x, modes=modes, ranks=ranks[0], metric=metric).tensor
 
     def ranks(shape: tuple[int, ...], share: float) -> Ranks:
         rows = math.prod(shape[mode] for mode in modes)
@@ -132,7 +180,12 @@ def _cut(modes: tuple[int, ...]) -> Form:
         right = [n for mode, n in enumerate(shape) if mode not in modes]
         return tg.CutTensor(np.zeros((*left, ranks[0])), np.zeros((ranks[0], *right)), modes)
 
-    return Form("cut", ("cut", modes), ranks, blank, fit)
+    def nested(target: Target) -> bool:
+        """Whether one side alone has a metric: the fit is an SVD, each of its terms beside the others."""
+        metric = target.metric(target.kernel.ndim, whole=modes == (cut.OUTPUT,)) or {}
+        return all(set(group) <= set(modes) or not set(group) & set(modes) for group in metric)
+
+    return Form("cut", ("cut", modes), ranks, blank, fit, nested)
 
 
 _FORMS: Mapping[str, Form] = {
@@ -143,8 +196,12 @@ FORMATS = ("cp", "cut", "tucker")
 
 
 def fewer_terms(tensor: tg.LowRankTensor | None, ranks: Ranks) -> tg.LowRankTensor | None:
-    """The largest terms of a CP: where a fit of a lower rank begins."""
-    if not isinstance(tensor, tg.CPTensor) or tensor.rank < ranks[0]:
+    """The largest terms of a CP, where a fit of a lower rank begins; the first ones of a cut; else None."""
+    if tensor is None or tensor.ranks[0] < ranks[0]:
+        return None
+    if isinstance(tensor, tg.CutTensor):
+        return tg.CutTensor(tensor.left[..., : ranks[0]], tensor.right[: ranks[0]], tensor.modes)
+    if not isinstance(tensor, tg.CPTensor):
         return None
     sizes = np.prod([np.linalg.norm(factor, axis=0) for factor in tensor.factors], axis=0) * tensor.weights
     kept = np.sort(np.argsort(-sizes, kind="stable")[: ranks[0]])

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
 
+from tensorring_torch.calibration.data import first_tensor, fresh
+from tensorring_torch.replace import duplicate
+
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # Modules that pass on what they get, in eval mode.
 _SILENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
@@ -28,12 +34,41 @@ class Surrounding:
     other: fx.Node | None = None
 
 
-def traced(model: nn.Module) -> fx.GraphModule | None:
-    """The graph of a network in eval mode; None where its course depends on the data."""
+def traced(model: nn.Module, layers: Collection[str], batch: tuple[Any, ...]) -> fx.GraphModule | None:
+    """The graph of a copy of a network in eval mode.
+
+    None where its course depends on the data, a layer is not reached by calls of modules, or its outputs for the batch
+    are not those of the network.
+    """
     try:
-        return fx.symbolic_trace(model)
+        graph = _traced(duplicate(model), len(batch))
+        with torch.no_grad():
+            outputs = [first_tensor(each(*fresh(batch))) for each in (graph, model)]
+        same = torch.equal(*outputs) or torch.allclose(*outputs, rtol=1e-3, equal_nan=True)
     except Exception:  # tracing runs anybody's code, on proxies that it was not written for
         return None
+    called = [node.target for node in graph.graph.nodes if node.op == "call_module"]
+    reached = all(any(f"{name}.".startswith(f"{target}.") for target in called) for name in layers)
+    return graph if same and reached else None
+
+
+def _traced(model: nn.Module, count: int) -> fx.GraphModule:
+    """The course for so many inputs, with the defaults of all others."""
+    known = list(inspect.signature(model.forward).parameters.values())[count:]
+    defaults = {each.name: each.default for each in known if each.default is not each.empty}
+    graph = fx.symbolic_trace(model, concrete_args=defaults or None)
+    # Of the others torch keeps an input and the assertion that it is the default.
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    for node in inputs[count:]:
+        _erase(graph.graph, node)
+    graph.recompile()
+    return graph
+
+
+def _erase(graph: fx.Graph, node: fx.Node) -> None:
+    for user in list(node.users):
+        _erase(graph, user)
+    graph.erase_node(node)
 
 
 def boxed(model: nn.Module, inputs: int) -> fx.GraphModule:
@@ -44,13 +79,17 @@ def boxed(model: nn.Module, inputs: int) -> fx.GraphModule:
     return fx.GraphModule({"network": model}, graph)
 
 
-def surroundings(graph: fx.GraphModule) -> dict[str, Surrounding]:
-    """{name of a module: where its output goes}, for modules that are called once."""
+def surroundings(graph: fx.GraphModule, channels_second: Collection[str]) -> dict[str, Surrounding]:
+    """{name: where the output goes}, for those of the layers that are called once.
+
+    They are to have their channels on the second axis, as batch norms do: not linear layers on sequences.
+    """
     nodes = list(graph.graph.nodes)
     order = {node: k for k, node in enumerate(nodes)}
     called = [node for node in nodes if node.op == "call_module"]
     targets = [node.target for node in called]
-    return {str(node.target): _surrounding(graph, node, order) for node in called if targets.count(node.target) == 1}
+    once = [node for node in called if targets.count(node.target) == 1 and node.target in channels_second]
+    return {str(node.target): _surrounding(graph, node, order) for node in once}
 
 
 def _surrounding(graph: fx.GraphModule, start: fx.Node, order: dict[fx.Node, int]) -> Surrounding:
@@ -79,8 +118,19 @@ def _known(graph: fx.GraphModule, node: fx.Node, start: fx.Node, order: dict[fx.
     """Whether a node comes before `start`, or after it from what does, by operations without parameters."""
     if order[node] < order[start]:
         return True
-    own = node.op == "call_module" and any(True for _ in graph.get_submodule(str(node.target)).parameters())
-    return node is not start and not own and all(_known(graph, arg, start, order) for arg in node.all_input_nodes)
+    module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+    own = module is not None and any(True for _ in module.parameters())
+    if node is start or own or _writes(node, module):
+        return False
+    return all(_known(graph, arg, start, order) for arg in node.all_input_nodes)
+
+
+def _writes(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node may write into its input, so that it must wait for its turn."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    inside = module is not None and any(getattr(part, "inplace", False) for part in module.modules())
+    by_name = module is None and (name.endswith("_") or node.target in _IN_PLACE)
+    return inside or by_name or bool(node.kwargs.get("inplace"))
 
 
 def _alone(node: fx.Node) -> Iterator[fx.Node]:

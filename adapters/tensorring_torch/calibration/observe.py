@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tensorring_torch.calibration.data import first_tensor
 from tensorring_torch.calibration.moments import Accumulator, Moments
 from tensorring_torch.patches import patches
 from tensorring_torch.trace import layers_called
@@ -35,6 +36,11 @@ class Seen:
     def moments(self) -> list[Moments]:
         """For each group."""
         return [each.moments() for each in self.sums]
+
+    @property
+    def outputs(self) -> int:
+        """The number of output channels."""
+        return sum(len(each.output) for each in self.moments)
 
     @property
     def blocks(self) -> list[np.ndarray | None]:
@@ -75,9 +81,8 @@ def recorded(model: nn.Module, layers: Sequence[str]) -> Iterator[list[tuple[str
     calls: list[tuple[str, Tensor, Tensor]] = []
 
     def note(name: str, args: Any, kwargs: Any, out: Tensor) -> Tensor:
-        # Not what others may write into.
         calls.append((name, next(value for value in (*args, *kwargs.values())), out))
-        return out.view_as(out)
+        return out.clone()  # what comes next may write into it
 
     handles = [
         model.get_submodule(name).register_forward_hook(
@@ -102,11 +107,13 @@ def _differentiated(
     inputs = [_leaf(value) for value in batch]
     out = first_tensor(model(*inputs))
     outputs = [z for _, _, z in calls]
+    if not out.requires_grad or not outputs:  # indices, or a forward without gradients
+        return
     for name in {name for name, _, _ in calls}:
-        found[name].images += len(out)
+        found[name].images += len(out) if out.ndim else 1
     for _ in range(_PROBES):
         direction = torch.randn(out.shape, generator=generator).to(out)
-        if out.ndim == 2:  # logits: what moves all of them alike changes nothing
+        if out.ndim == 2 and out.shape[1] > 1:  # logits: what moves all of them alike changes nothing
             direction = direction - direction.mean(1, keepdim=True)
         gradients = torch.autograd.grad((direction * out).sum(), outputs, retain_graph=True, allow_unused=True)
         for (name, _, _), gradient in zip(calls, gradients, strict=True):
@@ -118,15 +125,8 @@ def _differentiated(
 def _leaf(value: Any) -> Any:
     """The input, with a gradient where it can have one: the parameters may be frozen."""
     is_real = isinstance(value, Tensor) and value.is_floating_point()
-    return value.detach().clone().requires_grad_() if is_real else value
-
-
-def first_tensor(out: Any) -> Tensor:
-    """The output of a network, or the first one of several."""
-    while not isinstance(out, Tensor):
-        values = list(out.values()) if isinstance(out, Mapping) else list(out)
-        out = next(value for value in values if value is not None)
-    return out
+    # A copy of the leaf, into which the network may write.
+    return value.detach().clone().requires_grad_().clone() if is_real else value
 
 
 def as_rows(layer: Any, z: Tensor, where: tuple[slice, ...] = ()) -> Tensor:

@@ -7,6 +7,7 @@ the target repairs the other summand too.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor, fx, nn
 
 import tensorring as tg
+from tensorring_torch.calibration.data import Batch
 from tensorring_torch.calibration.fits import Form, Ranks, Target, fewer_terms, softened
-from tensorring_torch.calibration.graph import Surrounding, surroundings
+from tensorring_torch.calibration.graph import Surrounding
 from tensorring_torch.calibration.moments import Moments
 from tensorring_torch.calibration.observe import Seen, recorded, thinned
 from tensorring_torch.calibration.walk import Walk
@@ -27,6 +29,8 @@ from tensorring_torch.replace import put
 
 # L-BFGS iterations of a fit: it begins at that of the curve.
 _SWEEPS = 400
+# Squared gains of a batch norm below this share of their mean belong to channels that are switched off.
+_SILENT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,10 @@ class Sequence:
     choices
         {name: what the layer is to become}.
     seen
-        {name: what `observed` found}, for the weights of output errors.
+        {name: what `observed` found}: the weights of output errors, and all that is known of layers called at several
+        nodes, whose later inputs are not there when the first call comes. Without: layers are fitted to their weights.
+    around
+        {name: where its output goes}.
     seed
         Of the positions that are looked at.
     """
@@ -74,113 +81,137 @@ class Sequence:
         self,
         graph: fx.GraphModule,
         ours: nn.Module,
-        batches: list[tuple[Any, ...]],
+        batches: list[Batch],
         choices: Mapping[str, Choice],
         seen: Mapping[str, Seen],
+        around: Mapping[str, Surrounding],
         *,
         seed: int = 0,
     ) -> None:
-        self.ours, self._choices, self._seen = ours, choices, seen
-        self._walk, self._around = Walk(graph, ours, batches), surroundings(graph)
+        self.ours, self._choices, self._seen, self._around = ours, choices, seen, around
+        self._walk = Walk(graph, ours, batches)
+        self._calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
         self._generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
     def run(self) -> Iterator[tuple[str, Fitted]]:
         """Each layer after it was exchanged."""
+        left = dict(self._choices)
         for node in self._walk.nodes():
             if node.op != "call_module":
                 continue
-            inside = [name for name in self._choices if f"{name}.".startswith(f"{node.target}.")]
-            for name in inside:
-                surrounding = self._around.get(name, Surrounding())
-                moments = self._moments(node, name, surrounding)
-                yield name, self._exchanged(name, surrounding, moments)
+            for name in [name for name in left if f"{name}.".startswith(f"{node.target}.")]:
+                del left[name]
+                yield name, self._fitted(node, name)
 
-    def _moments(self, node: fx.Node, name: str, surrounding: Surrounding) -> list[Moments]:
-        """Of the patches in the compressed network and the outputs that are wanted."""
-        walk, layer = self._walk, self._walk.dense.get_submodule(name)
-        with recorded(walk.dense, [name]) as wanted:
-            walk.run(node, "dense")
-        with recorded(self.ours, [name]) as given:
-            walk.run(node, "ours")
-        repair = self._repair(surrounding) if len(wanted) == len(walk) else None
-        sums = Seen()
-        for k, ((_, _, z), (_, x, _)) in enumerate(zip(wanted, given, strict=True)):
-            target = z if repair is None or repair[k].shape != z.shape else z + repair[k]
-            sums.add(layer, x, target, thinned(layer, z, self._generator))
-        return sums.moments
+    def _fitted(self, node: fx.Node, name: str) -> Fitted:
+        once = self._calls[node.target] == 1
+        moments, changed = self._moments(node, name) if once else (self._seen.get(name, Seen()).moments, False)
+        if self._choices[name].form is None and not changed:
+            return Fitted(None, 0.0, 0.0)  # nothing to make up for
+        return self._exchanged(name, moments)
 
-    def _repair(self, surrounding: Surrounding) -> list[Tensor] | None:
+    def _moments(self, node: fx.Node, name: str) -> tuple[list[Moments], bool]:
+        """Of patches in the compressed network and the outputs that are wanted; whether these are not what it gives."""
+        walk, layer, sums, changed = self._walk, self._walk.dense.get_submodule(name), Seen(), False
+        repair = self._repair(name)
+        with recorded(walk.dense, [name]) as wanted, recorded(self.ours, [name]) as given:
+            for batch in range(len(walk)):
+                wanted.clear()
+                given.clear()
+                walk.run(node, "dense", batch)
+                walk.run(node, "ours", batch)
+                if [z.shape for _, _, z in wanted] != [z.shape for _, _, z in given]:
+                    continue  # inside a node the networks may have taken different ways
+                for (_, _, z), (_, x, ours) in zip(wanted, given, strict=True):
+                    target = z if repair is None or repair[batch].shape != z.shape else z + repair[batch]
+                    sums.add(layer, x, target, thinned(layer, z, self._generator))
+                    changed = changed or not torch.equal(target, ours)
+        return sums.moments, changed
+
+    def _repair(self, name: str) -> list[Tensor] | None:
         """What the other summand lacks, in units of the layer's output."""
+        surrounding = self._around.get(name, Surrounding())
         if surrounding.other is None:
             return None
         dense, ours = self._walk.value(surrounding.other)
-        gain = self._gain(surrounding)
         missing = [a - b for a, b in zip(dense, ours, strict=True)]
-        if gain is None:
+        norm: Any = surrounding.norm and self.ours.get_submodule(surrounding.norm)
+        if not norm:
             return missing
-        return [each / gain.reshape(-1, *(1,) * (each.ndim - 2)) for each in missing]
+        gain = torch.rsqrt(norm.running_var + norm.eps) * (1.0 if norm.weight is None else norm.weight)
+        # 1/gain, but for channels that the norm all but switches off: those can mend nothing.
+        inverse = gain / (gain.square() + _SILENT * gain.square().mean()).clamp_min(torch.finfo(gain.dtype).tiny)
+        return [each * inverse.reshape(-1, *(1,) * (each.ndim - 2)) for each in missing]
 
-    def _gain(self, surrounding: Surrounding) -> Tensor | None:
-        """What the batch norm after the layer multiplies its output by."""
-        if surrounding.norm is None:
-            return None
-        norm: Any = self.ours.get_submodule(surrounding.norm)
-        scale = torch.rsqrt(norm.running_var + norm.eps)
-        return scale if norm.weight is None else scale * norm.weight
-
-    def _exchanged(self, name: str, surrounding: Surrounding, moments: list[Moments]) -> Fitted:
+    def _exchanged(self, name: str, moments: list[Moments]) -> Fitted:
         layer, choice = self.ours.get_submodule(name), self._choices[name]
-        kernels = [_retargeted(kernel, each) for kernel, each in zip(_blocks(layer), moments, strict=True)]
-        outputs = [None if part is None else softened(part) for part in self._seen[name].blocks]
-        targets = [
-            Target(kernel, _host(each.covariance), weights)
-            for kernel, each, weights in zip(kernels, moments, outputs, strict=True)
-        ]
-        chain, matrices = None, [target.matrix for target in targets]
-        if choice.form is not None:
-            begin = choice.begin or (None,) * len(targets)
-            fits = [
-                choice.form.fit(target, choice.ranks, fewer_terms(start, choice.ranks), _SWEEPS)
-                for target, start in zip(targets, begin, strict=True)
-            ]
-            matrices = [np.reshape(fit.to_dense(), each.matrix.shape) for fit, each in zip(fits, targets, strict=True)]
-            chain = Chain.of(fits, choice.use, form=choice.form.name)
-        shift = np.concatenate([_host(m.output) - w @ _host(m.patch) for m, w in zip(moments, matrices, strict=True)])
-        self._put(name, layer, chain, np.concatenate(kernels), torch.from_numpy(shift), surrounding)
-        missing = [target.matrix - matrix for target, matrix in zip(targets, matrices, strict=True)]
-        squared = sum(target.squared(each) for target, each in zip(targets, missing, strict=True))
-        whole = sum(target.squared(target.matrix) for target in targets)
-        plain = np.linalg.norm(np.concatenate(missing)) / (np.linalg.norm(np.concatenate(kernels)) or 1.0)
-        return Fitted(chain, float(np.sqrt(squared / (whole or 1.0))), float(plain))
-
-    def _put(
-        self, name: str, layer: Any, chain: Chain | None, kernel: np.ndarray, shift: Tensor, surrounding: Surrounding
-    ) -> None:
-        """The layer in place of the old one; its mean output is right, by its own bias or by the batch norm's."""
-        norm: Any = None if surrounding.norm is None else self.ours.get_submodule(surrounding.norm)
-        if layer.bias is not None or norm is None:
-            layer.bias = nn.Parameter(shift.to(layer.weight), layer.weight.requires_grad)
-        elif norm.bias is not None:
-            gain = self._gain(surrounding)
-            assert gain is not None
-            norm.bias += gain * shift.to(norm.bias)
-        else:
-            norm.running_mean -= shift.to(norm.running_mean)
+        norm = self._around.get(name, Surrounding()).norm
+        if choice.form is None and layer.bias is None and norm is None:
+            moments = [each.uncentred() for each in moments]
+        targets = self._targets(layer, name, moments)
+        chain, matrices = fit(choice, targets)
+        if moments:
+            means = zip(moments, matrices, strict=True)
+            shift = np.concatenate([_host(each.output) - matrix @ _host(each.patch) for each, matrix in means])
+            self._shift(layer, torch.from_numpy(shift), norm, new=chain is not None)
         if chain is not None:
             put(self.ours, {name: chain.layers(layer)})
         else:
-            canonical_weight(layer).copy_(torch.from_numpy(kernel))
+            canonical_weight(layer).copy_(torch.from_numpy(np.concatenate([each.kernel for each in targets])))
+        return measured(chain, targets, matrices, by_data=bool(moments))
+
+    def _targets(self, layer: Any, name: str, moments: list[Moments]) -> list[Target]:
+        """The kernels that are wanted of each group, in their norms; without moments those that are there."""
+        kernels = np.split(_host(canonical_weight(layer)), getattr(layer, "groups", 1))
+        if not moments:
+            return [Target(kernel) for kernel in kernels]
+        blocks = self._seen.get(name, Seen()).blocks or (None,) * len(kernels)
+        return [
+            _target(kernel, each, None if gamma is None else softened(gamma))
+            for kernel, each, gamma in zip(kernels, moments, blocks, strict=True)
+        ]
+
+    def _shift(self, layer: Any, shift: Tensor, norm: str | None, *, new: bool) -> None:
+        """The mean output set right, by the layer's bias, the mean of the batch norm after it, or a new bias."""
+        if layer.bias is None and norm is not None:
+            running: Any = self.ours.get_submodule(norm).running_mean
+            running -= shift.to(running)
+        elif layer.bias is not None or new:
+            like = layer.weight if layer.bias is None else layer.bias
+            layer.bias = nn.Parameter(shift.to(like), like.requires_grad)
 
 
-def _blocks(layer: Any) -> list[np.ndarray]:
-    """The kernel of each group, in double precision."""
-    weight = _host(canonical_weight(layer))
-    return list(np.split(weight, getattr(layer, "groups", 1)))
+def _target(kernel: np.ndarray, moments: Moments, outputs: np.ndarray | None) -> Target:
+    if moments.covariance is None or moments.cross is None:
+        return Target(kernel, None, outputs, moments.variance)
+    covariance = _host(moments.covariance)
+    if not covariance.any():  # its inputs never change: there is only the mean to set right
+        return Target(kernel, covariance, outputs)
+    return Target(tg.retarget(kernel, covariance, _host(moments.cross)), covariance, outputs)
 
 
-def _retargeted(kernel: np.ndarray, moments: Moments) -> np.ndarray:
-    return tg.retarget(kernel, _host(moments.covariance), _host(moments.cross))
+def fit(choice: Choice, targets: list[Target]) -> tuple[Chain | None, list[np.ndarray]]:
+    """The chain that was chosen, and for each group the matrix that it stands for; the targets where it is dense."""
+    if choice.form is None:
+        return None, [target.matrix for target in targets]
+    begin = choice.begin or (None,) * len(targets)
+    fits = [
+        choice.form.fit(target, choice.ranks, fewer_terms(start, choice.ranks), _SWEEPS)
+        for target, start in zip(targets, begin, strict=True)
+    ]
+    matrices = [np.reshape(found.to_dense(), each.matrix.shape) for found, each in zip(fits, targets, strict=True)]
+    return Chain.of(fits, choice.use, form=choice.form.name), matrices
+
+
+def measured(chain: Chain | None, targets: list[Target], matrices: list[np.ndarray], *, by_data: bool) -> Fitted:
+    """What became of a layer, with the errors of all groups together."""
+    missing = [target.matrix - matrix for target, matrix in zip(targets, matrices, strict=True)]
+    squared = sum(target.squared(each) for target, each in zip(targets, missing, strict=True))
+    whole = sum(target.squared(target.matrix) for target in targets)
+    norms = [np.linalg.norm(np.concatenate(each)) for each in (missing, [target.matrix for target in targets])]
+    metric_error = float(np.sqrt(squared / (whole or 1.0))) if by_data else None
+    return Fitted(chain, metric_error, float(norms[0] / (norms[1] or 1.0)))
 
 
 def _host(tensor: Tensor) -> np.ndarray:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
+from tensorring_torch.calibration.data import Batch, fresh
+
 
 class Pair(NamedTuple):
     """What a node gave in the dense network and in the compressed one, batch after batch."""
@@ -38,7 +40,7 @@ class Walk:
     inputs and two or three activations.
     """
 
-    def __init__(self, graph: fx.GraphModule, ours: nn.Module, batches: list[tuple[Any, ...]]) -> None:
+    def __init__(self, graph: fx.GraphModule, ours: nn.Module, batches: list[Batch]) -> None:
         self.dense, self.ours, self._batches = graph, ours, batches
         self._values: dict[fx.Node, Pair] = {}
         self._done = _last_uses(graph)
@@ -49,8 +51,7 @@ class Walk:
         inputs = 0
         for node in self.dense.graph.nodes:
             if node.op == "placeholder":
-                given = [_given(node, batch, inputs) for batch in self._batches]
-                self._values[node] = Pair(given, [_copied(value) for value in given])
+                self._values[node] = Pair(self._given(inputs), self._given(inputs))
                 inputs += 1
             elif node.op == "output":
                 return
@@ -73,26 +74,33 @@ class Walk:
         return self._values[node]
 
     def _compute(self, node: fx.Node) -> None:
-        self._values[node] = Pair(self.run(node, "dense"), self.run(node, "ours"))
+        batches = range(len(self))
+        self._values[node] = Pair(*([self.run(node, which, k) for k in batches] for which in ("dense", "ours")))
 
-    def run(self, node: fx.Node, which: str) -> list[Any]:
-        """What a node gives in the "dense" network or in "ours", on each batch."""
-        return [self._one(node, which, k) for k in range(len(self._batches))]
+    def run(self, node: fx.Node, which: str, batch: int) -> Any:
+        """What a node gives in the "dense" network or in "ours" on a batch."""
 
-    def _one(self, node: fx.Node, which: str, batch: int) -> Any:
         def known(arg: fx.Node) -> Any:
             return getattr(self._values[arg], which)[batch]
 
         args, kwargs = fx.map_arg(node.args, known), fx.map_arg(node.kwargs, known)
         target: Any = node.target
         if node.op == "call_module":
-            return self._model(which).get_submodule(target)(*args, **kwargs)
+            module = self._model(which).get_submodule(target)
+            if any(module.children()):  # it is run more than once, and may write into its inputs
+                args, kwargs = fresh(args), dict(zip(kwargs, fresh(tuple(kwargs.values())), strict=True))
+            return module(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
         if node.op == "get_attr":
             path, _, name = target.rpartition(".")
-            return getattr(self._model(which).get_submodule(path), name)
+            constant = name.startswith("_tensor_constant")  # tracing met it: only the graph has it
+            return getattr(self._model("dense" if constant else which).get_submodule(path), name)
         return target(*args, **kwargs)
+
+    def _given(self, position: int) -> list[Any]:
+        """A copy of an input of the network."""
+        return [fresh(batch[position:])[0] for batch in self._batches]
 
     def _model(self, which: str) -> nn.Module:
         return self.dense if which == "dense" else self.ours
@@ -108,12 +116,3 @@ def _last_uses(graph: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
                 seen.add(used)
                 done.setdefault(node, []).append(used)
     return done
-
-
-def _given(node: fx.Node, batch: tuple[Any, ...], position: int) -> Any:
-    return batch[position] if position < len(batch) else (node.args or (None,))[0]
-
-
-def _copied(value: Any) -> Any:
-    """One network may write into what it was given."""
-    return value.clone() if isinstance(value, torch.Tensor) else value
