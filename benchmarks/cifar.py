@@ -1,133 +1,154 @@
-"""Pretrained CIFAR ResNets, compressed: parameters, accuracy, latency; CP forms at a given ratio, also fine-tuned.
+"""Pretrained CIFAR ResNets, compressed without labels and without training, by several ways and to several ratios.
 
-python -m benchmarks.cifar --data DIR [--network resnet20 …] [--tol 0.5 …] [--form tr …] [--minimize macs]
-python -m benchmarks.cifar --data DIR --form cp cp-plain --ratio 4 --fine-tune 3 [--lr 0.002 0.02] [--seeds 0 1 2]
+python -m benchmarks.cifar --data DIR --cache DIR [--network resnet20 …] [--method auto …] [--ratio 2 …] [--seeds 0 1 2]
+
+Four steps, each over what the one before left in the cache, so that a run that was broken off goes on where it was:
+`fit` makes the networks, `latency` times them beside the dense one, `accuracy` looks at the test images, once a
+network, and `page` writes the table of all that is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import tensorring_torch as tgt
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks import cifar_cp, machine, resnet
-from benchmarks.tables import table, write
+from benchmarks import cifar_page, resnet
+from benchmarks.cifar_methods import METHODS
+from benchmarks.networks import agreement, augmented, divergence, latencies, multiply_adds, parameters, predicted
+from benchmarks.tables import write
 
-FORMS = ("tr", "tt", "tucker", "cut", "auto")
-HEAD = ("network", "form", "tol", "parameters", "ratio", "multiply-adds", "of dense", "accuracy", "dense",
-        "ms, batch 1", "dense", "ms, batch 32", "dense")  # fmt: skip
+STEPS = ("fit", "latency", "accuracy", "page")
+# Training images that networks are compared with the dense one on; what they are fitted to is drawn from the others.
+HELD_OUT = 1024
 
 
-@torch.inference_mode()
-def latencies(models: list[nn.Module], x: Tensor, repeats: int = 40) -> list[float]:
-    """Median milliseconds of each model on one batch, the models in turn, so that drift touches all alike."""
-    times: list[list[float]] = [[] for _ in models]
-    for turn in range(repeats + 5):
-        for model, kept in zip(models, times, strict=True):
+@dataclass(frozen=True)
+class Cache:
+    """A folder with a file of figures and a file of weights for each network made."""
+
+    folder: Path
+
+    def figures(self, name: str) -> dict[str, Any] | None:
+        """What is known of a network; None where it was not made."""
+        path = self.folder / f"{name}.json"
+        found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return found
+
+    def keep(self, name: str, figures: dict[str, Any]) -> None:
+        """In place of what was known."""
+        (self.folder / f"{name}.json").write_text(json.dumps(figures), encoding="utf-8")
+
+    def weights(self, name: str) -> Path:
+        """The file of the network itself."""
+        return self.folder / f"{name}.safetensors"
+
+    def all(self) -> list[tuple[str, dict[str, Any]]]:
+        """Names and figures of all networks."""
+        return [
+            (path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(self.folder.glob("*.json"))
+        ]
+
+
+def split(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Training images to draw from, and those held out, augmented; always the same."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    held_out = min(HELD_OUT, len(x) // 2)
+    return x[order[held_out:]], augmented(x[order[:held_out]], torch.Generator().manual_seed(0))
+
+
+def fit(options: argparse.Namespace, cache: Cache) -> None:
+    """Makes the networks that are asked for and not there."""
+    rest, held_out = split(resnet.images(options.data, "train")[0])
+    for network in options.network:
+        dense = resnet.pretrained(options.data, network)
+        expected = predicted(dense, held_out)
+        for figures in tqdm(list(_asked(options, network)), desc=network):
+            name = "-".join(f"{figures[key]}" for key in ("network", "method", "ratio", "seed"))
+            if cache.figures(name) is not None:
+                continue
+            draw = torch.randperm(len(rest), generator=torch.Generator().manual_seed(figures["seed"]))
             start = time.perf_counter()
-            model(x)
-            if turn >= 5:
-                kept.append(time.perf_counter() - start)
-    return [1e3 * median(kept) for kept in times]
+            model = METHODS[figures["method"]].apply(dense, figures["ratio"], rest[draw[: options.images]]).eval()
+            figures["seconds"] = time.perf_counter() - start
+            figures |= {"parameters": parameters(model), "dense_parameters": parameters(dense)}
+            figures["multiply_adds"] = multiply_adds(model, rest[:1])
+            got = predicted(model, held_out)
+            figures |= {"divergence": divergence(expected, got), "agreement": agreement(expected, got)}
+            tgt.save(cache.weights(name), model)
+            cache.keep(name, figures)
 
 
-def rows(data: Path, network: str, tols: list[float], forms: list[str], minimize: str) -> list[tuple[object, ...]]:
-    """One line for each form and tolerance; the test images are looked at once a line, last."""
-    dense = resnet.pretrained(data, network)
-    x, y = resnet.images(data, "test")
-    score = resnet.accuracy(dense, x, y)
-    lines = []
-    for form, tol in tqdm([(form, tol) for form in forms for tol in tols], desc=network):
-        formats = None if form == "auto" else [form]
-        result = tgt.compress(dense, x[:1], tol=tol, formats=formats, minimize=minimize)
-        ours, report = result.model.eval(), result.report
-        one, batch = latencies([ours, dense], x[:1], 200), latencies([ours, dense], x[:32])
-        before, after = report.before, report.after
-        counts = (f"{after.parameters:,}", f"{before.parameters / after.parameters:.2f}")
-        counts += (f"{after.multiply_adds / 1e6:.1f} M", f"{after.multiply_adds / before.multiply_adds:.2f}")
-        times = (f"{one[0]:.2f}", f"{one[1]:.2f}", f"{batch[0]:.1f}", f"{batch[1]:.1f}")
-        lines.append((network, form, tol, *counts, f"{resnet.accuracy(ours, x, y):.4f}", f"{score:.4f}", *times))
-    return lines
+def _asked(options: argparse.Namespace, network: str) -> Iterator[dict[str, Any]]:
+    """The dense network first; what depends on no images is made with one seed, VBMF and the dense one once."""
+    for seed in options.seeds:
+        for ratio in options.ratio:
+            for method in dict.fromkeys(("dense", *options.method)):
+                first = seed == options.seeds[0]
+                once = method in ("dense", "vbmf")
+                if (first or METHODS[method].data) and (not once or (first and ratio == options.ratio[0])):
+                    at = 1.0 if once else ratio
+                    yield {"network": network, "method": method, "ratio": at, "seed": seed, "images": options.images}
+
+
+def measure(options: argparse.Namespace, cache: Cache, step: str) -> None:
+    """Latency (of one seed) or accuracy of each network in the cache that does not have it yet."""
+    images, labels = resnet.images(options.data, "train" if step == "latency" else "test")
+    for name, figures in tqdm(cache.all(), desc=step):
+        if step in figures or (step == "latency" and figures["seed"] != options.seeds[0]):
+            continue
+        dense = resnet.pretrained(options.data, figures["network"])
+        model = tgt.load(cache.weights(name), copy.deepcopy(dense)).eval()
+        if step == "accuracy":
+            figures[step], figures["test_images"] = resnet.accuracy(model, images, labels), len(labels)
+        else:
+            figures[step] = _beside(model, dense, images) | {"threads": torch.get_num_threads()}
+        cache.keep(name, figures)
+
+
+def _beside(model: nn.Module, dense: nn.Module, x: Tensor) -> dict[str, float]:
+    """Milliseconds of both at batches of 1 and 32."""
+    times = {size: latencies([model, dense], x[:size], repeats) for size, repeats in ((1, 200), (32, 40))}
+    return {f"{who} {size}": times[size][k] for size in times for k, who in enumerate(("ours", "dense"))}
 
 
 def main() -> None:
-    """Reads the command line, prints the table and writes docs/benchmarks/cifar.md."""
+    """Reads the command line and runs the steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_sample.npz and the networks")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for networks and figures; it may exist")
     parser.add_argument("--network", nargs="+", choices=resnet.BLOCKS, default=["resnet20"])
-    parser.add_argument("--tol", nargs="+", type=float, default=[0.5])
-    parser.add_argument("--form", nargs="+", choices=(*FORMS, *cifar_cp.FORMS), default=["tr"])
-    parser.add_argument("--minimize", choices=("macs", "parameters", "time"), default="macs")
-    parser.add_argument(
-        "--ratio", nargs="+", type=float, help="CP forms: dense parameters over ours in each block kernel"
-    )
-    parser.add_argument(
-        "--allocate", choices=cifar_cp.ALLOCATIONS, default="uniform", help="with --ratio: who gets what"
-    )
-    parser.add_argument("--fine-tune", type=int, default=0, metavar="EPOCHS", help="with --ratio: epochs on the sample")
-    parser.add_argument("--lr", nargs="+", type=float, default=[0.002, 0.02], help="highest learning rates")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--validation", type=float, default=0.0, help="share of the training images held out")
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--ratio", nargs="+", type=float, default=[2.0, 3.0, 4.0, 6.5, 8.0])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the images that are drawn")
+    parser.add_argument("--images", type=int, default=1024, help="how many are drawn")
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help=", ".join(STEPS))
     parser.add_argument("--write", default="", help="name of a page to write under docs/benchmarks")
     options = parser.parse_args()
-    wrong = [form for form in options.form if (form in cifar_cp.FORMS) != bool(options.ratio)]
-    if wrong:
-        parser.error(f"got --form {wrong[0]}; {', '.join(cifar_cp.FORMS)} take --ratio, the others --tol")
+    options.cache.mkdir(parents=True, exist_ok=True)
+    cache = Cache(options.cache)
     torch.manual_seed(0)
-    text = "\n\n".join(_by_ratio(options) if options.ratio else _by_tolerance(options))
-    if options.write:
-        write(options.write, text)
-    else:
-        print(text)
-
-
-def _by_tolerance(options: argparse.Namespace) -> Iterator[str]:
-    lines = [
-        line
-        for network in options.network
-        for line in rows(options.data, network, options.tol, options.form, options.minimize)
-    ]
-    command = f"python -m benchmarks.cifar --data DIR --network {' '.join(options.network)} --tol " + (
-        f"{' '.join(map(str, options.tol))} --form {' '.join(options.form)} --minimize {options.minimize}"
-    )
-    yield "# Pretrained CIFAR ResNets, compressed without data or fine-tuning"
-    yield (
-        f"Written by `{command}`. Whole-network parameters; accuracy on 846 test images (one standard error is about a "
-        "point), latency as medians, ours and dense in turn."
-    )
-    yield machine.describe(("numpy", "torch", "tensorring"))
-    yield table(HEAD, lines)
-
-
-def _by_ratio(options: argparse.Namespace) -> Iterator[str]:
-    lines = [line for network in options.network for line in cifar_cp.rows(options, network)]
-    command = f"python -m benchmarks.cifar --data DIR --network {' '.join(options.network)} " + (
-        f"--form {' '.join(options.form)} --ratio {' '.join(f'{r:g}' for r in options.ratio)}"
-    )
-    command += f" --allocate {options.allocate}"
-    if options.fine_tune:
-        command += f" --fine-tune {options.fine_tune} --lr {' '.join(f'{lr:g}' for lr in options.lr)}"
-        command += f" --seeds {' '.join(map(str, options.seeds))} --validation {options.validation:g}"
-    yield "# Pretrained CIFAR ResNets in CP form"
-    yield (
-        f"Written by `{command}`. The 3 × 3 kernels of the blocks with 1/ratio of their parameters; accuracy on 846 "
-        "test images (one standard error is about a point)."
-    )
-    if options.fine_tune:
-        recipe = ", ".join(f"{name} {value}" for name, value in cifar_cp.RECIPE.items())
-        yield (
-            f"Epochs: on the 4,660 training images but for {options.validation:.0%} held out for the column of "
-            f"validation; one cycle of the learning rate, last epoch, {recipe}."
-        )
-    yield machine.describe(("numpy", "torch", "tensorring"))
-    yield table(cifar_cp.HEAD, lines)
+    if "fit" in options.only:
+        fit(options, cache)
+    for step in ("latency", "accuracy"):
+        if step in options.only:
+            measure(options, cache, step)
+    if "page" in options.only:
+        text = cifar_page.page([figures for _, figures in cache.all()])
+        if options.write:
+            write(options.write, text)
+        else:
+            print(text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A CIFAR ResNet outside of torch: dense and compressed, in single precision and in eight bits, by onnxruntime.
 
-python -m benchmarks.deploy --data DIR [--network resnet20] [--tol 0.3] [--form cut tucker] [--write deploy.md]
+python -m benchmarks.deploy --data DIR [--network resnet20] [--parameters 0.5] [--form cp …] [--write deploy.md]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks import machine, resnet
-from benchmarks.cifar import latencies
+from benchmarks.networks import divergence, latencies, parameters, predicted
 from benchmarks.tables import table, write
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
@@ -47,8 +47,9 @@ class Deployed:
 
 
 def compressed(dense: nn.Module, images: Tensor, options: argparse.Namespace) -> nn.Module:
-    """The network that is compared with the dense one."""
-    return tgt.compress(dense, images[:1], tol=options.tol, formats=options.form).model.eval()
+    """The network that is compared with the dense one: fitted to images, without labels."""
+    budget = tgt.Budget(parameters=options.parameters)
+    return tgt.compress(dense, images[:1], budget=budget, formats=options.form, calibration=images).model.eval()
 
 
 def export(model: nn.Module, x: Tensor, path: Path) -> Path:
@@ -99,17 +100,6 @@ def _reader(images: Tensor) -> Any:
     return Reader()
 
 
-def predicted(model: Any, x: Tensor) -> Tensor:
-    """Logits, batch by batch."""
-    return torch.cat([model(batch) for batch in x.split(64)])
-
-
-def divergence(expected: Tensor, got: Tensor) -> float:
-    """Mean KL of the outputs, from what is expected to what came; rounding does not make it negative."""
-    ours, theirs = got.log_softmax(1), expected.log_softmax(1)
-    return max(0.0, float((theirs.exp() * (theirs - ours)).sum(1).mean()))
-
-
 def peak_of_activations(path: Path, x: Tensor) -> int:
     """Bytes that the input and all live intermediate results take at most, as onnxruntime's profile tells."""
     import onnxruntime
@@ -144,10 +134,9 @@ def rows(options: argparse.Namespace, folder: Path) -> Iterator[tuple[object, ..
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     calibration, held_out = train[order].split([CALIBRATION, len(train) - CALIBRATION])
     held_out = held_out[:HELD_OUT]
-    with torch.inference_mode():
-        logits = predicted(dense, held_out)
+    logits = predicted(dense, held_out)
     networks = {"dense": dense, "compressed": compressed(dense, calibration, options)}
-    parameters = {name: sum(p.numel() for p in model.parameters()) for name, model in networks.items()}
+    sizes = {name: parameters(model) for name, model in networks.items()}
     plain = {name: export(model, train, folder / f"{name}.onnx") for name, model in networks.items()}
     eight = {name: quantised(path, calibration, held_out, logits) for name, path in tqdm(plain.items(), "eight bits")}
     files = [("dense", plain["dense"], ""), ("compressed", plain["compressed"], "")]
@@ -158,10 +147,10 @@ def rows(options: argparse.Namespace, folder: Path) -> Iterator[tuple[object, ..
     x, y = resnet.images(options.data, "test")
     scores = [resnet.accuracy(model, x, y) for model in models]
     for k, (name, path, way) in enumerate(files):
-        sizes = (f"{path.stat().st_size / 1e3:,.0f} kB", f"{peak_of_activations(path, train[:1]) / 1e3:,.0f} kB")
+        bytes_used = (f"{path.stat().st_size / 1e3:,.0f} kB", f"{peak_of_activations(path, train[:1]) / 1e3:,.0f} kB")
         times = (f"{one[k]:.2f}", f"{batch[k]:.1f}")
-        yield (f"{name}, int8" if way else name, f"{parameters[name]:,}", *sizes, *times, f"{apart[k]:.4f}", way,
-               f"{scores[k]:.4f}")  # fmt: skip
+        yield (f"{name}, int8" if way else name, f"{sizes[name]:,}", *bytes_used, *times, f"{apart[k]:.4f}",
+               way, f"{scores[k]:.4f}")  # fmt: skip
 
 
 def main() -> None:
@@ -169,8 +158,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_sample.npz and the networks")
     parser.add_argument("--network", choices=resnet.BLOCKS, default="resnet20")
-    parser.add_argument("--tol", type=float, default=0.3)
-    parser.add_argument("--form", nargs="+", default=["cut", "tucker"])
+    parser.add_argument("--parameters", type=float, default=0.5, help="the budget, a fraction of the dense network's")
+    parser.add_argument("--form", nargs="+", help="formats; by default what suits the budget")
     parser.add_argument("--write", default="", help="name of a page to write under docs/benchmarks")
     options = parser.parse_args()
     missing = [name for name in NEEDED if find_spec(name) is None]
@@ -192,15 +181,19 @@ def main() -> None:
 
 
 def _page(options: argparse.Namespace, lines: list[tuple[object, ...]]) -> Iterator[str]:
+    command = f"python -m benchmarks.deploy --data DIR --network {options.network} --parameters {options.parameters:g}"
+    if options.form:
+        command += f" --form {' '.join(options.form)}"
     yield f"# {options.network} outside of torch: single precision and eight bits"
     yield (
-        f"Written by `python -m benchmarks.deploy --data DIR --network {options.network} --tol {options.tol:g} "
-        f"--form {' '.join(options.form)}`. Each network as an ONNX file, batch norms folded, run by onnxruntime on "
-        "one thread; latencies are medians of the four in turn."
+        f"Written by `{command}`. Compressed within Budget(parameters={options.parameters:g}), fitted to "
+        f"{CALIBRATION} training images without labels. Each network as an ONNX file, batch norms folded, run by "
+        "onnxruntime on one thread; latencies are medians of the four in turn. CP, the default for a budget of "
+        "parameters, stores least; with few channels it is slower than the dense layers, and holds more results."
     )
     yield (
-        f"Eight bits: static, weights signed and activations unsigned, ranges from {CALIBRATION} training images "
-        f"without labels; of four ways (a scale for each tensor or channel; sums and all else, or layers alone) the "
+        f"Eight bits: static, weights signed and activations unsigned, ranges from the same "
+        f"images; of four ways (a scale for each tensor or channel; sums and all else, or layers alone) the "
         f"one with the smallest KL from the dense network's outputs on {HELD_OUT:,} other training images. Accuracy: "
         "846 test images, once a row, last; one standard error is about a point."
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TUTORIAL = ROOT / "docs" / "tutorials" / "when_cp_degenerates.md"
-PAGES = [ROOT / "README.md", *sorted(TUTORIAL.parent.glob("*.md"))]
+TUTORIALS = ROOT / "docs" / "tutorials"
+PAGES = [ROOT / "README.md", *sorted(TUTORIALS.glob("*.md"))]
 # A block of code, and the output shown right below it.
 BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", flags=re.DOTALL)
 
@@ -56,10 +56,26 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
 def test_tutorial_code_prints_what_it_shows(tmp_path, monkeypatch, capsys) -> None:
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
-    names, _ = _run(TUTORIAL, capsys)
+    names, _ = _run(TUTORIALS / "when_cp_degenerates.md", capsys)
     plain, fixed, three, enough = (names[name] for name in ("plain", "fixed", "three", "enough"))
     assert fixed.error <= 1.02 * plain.error * (1 + 1e-10)
     assert three.error < plain.error
     assert enough.converged
     before, after = names["ratios"]
     assert before > 10 * after, "the ring"
+
+
+def test_tutorial_on_networks_prints_what_it_shows(tmp_path, monkeypatch, capsys) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    names, _ = _run(TUTORIALS / "compress_a_network.md", capsys)
+    dense, small, blind = (names["accuracy"](model, names["test"]) for model in (
+        names["model"], names["small"].model, names["blind"].model
+    ))  # fmt: skip
+    assert small > blind + 0.05
+    assert small > dense - 0.05
+    assert names["small"].report.after.parameters * 8 <= names["small"].report.before.parameters
+    scores = [names["accuracy"](model, names["validation"]) for model in (names["best"].model, names["model"])]
+    assert scores[0] >= scores[1] - 0.01 - 1e-6

@@ -1,54 +1,155 @@
-"""The parts of the CIFAR benchmark that its figures rest on."""
+"""The CIFAR benchmark on a tiny network and noise: budgets are kept, steps go on where they were, pages show all."""
 
+import sys
+
+import numpy as np
 import pytest
-import tensorring_torch as tgt
 import torch
 from torch import nn
 
-import tensorring as tg
-
 pytest.importorskip("tqdm")
-from benchmarks import cifar_cp
+from benchmarks import cifar, cifar_page, machine, resnet
+from benchmarks.cifar_methods import METHODS, block_convolutions
+from benchmarks.networks import agreement, augmented, divergence, latencies, multiply_adds, parameters, predicted
 
 torch.set_num_threads(1)
 
 
-def network():
+def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.ModuleDict({"stem": nn.Conv2d(3, 8, 3), "layer1": nn.Conv2d(8, 8, 3), "layer2": nn.Conv2d(8, 12, 3)})
+    layers = {
+        "stem": nn.Conv2d(3, 8, 3, padding=1, bias=False), "norm": nn.BatchNorm2d(8), "act": nn.ReLU(),
+        "layer1": nn.Conv2d(8, 12, 3, padding=1), "act1": nn.ReLU(), "layer2": nn.Conv2d(12, 12, 3, padding=1),
+        "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "linear": nn.Linear(12, 4),
+    }  # fmt: skip
+    model = nn.Sequential()
+    for name, layer in layers.items():
+        model.add_module(name, layer)
+    return model.eval()
 
 
-@pytest.mark.parametrize("allocate", cifar_cp.ALLOCATIONS)
-@pytest.mark.parametrize("form", cifar_cp.FORMS)
-def test_budgets_are_kept_and_the_stem_stays(allocate, form):
-    dense, ratio = network(), 2.5
-    budgets = cifar_cp.ALLOCATIONS[allocate](dense, ratio)
-    assert sum(budgets.values()) <= (8 * 8 + 8 * 12) * 9 / ratio + 1e-6
-    found = cifar_cp.fitted(dense, form, budgets)
-    for name in ("layer1", "layer2"):
-        weights = [layer.weight for layer in found.model[name] if isinstance(layer, nn.Conv2d)]
-        assert sum(weight.numel() for weight in weights) <= budgets[name] + 1e-6
-    assert torch.equal(found.model["stem"].weight, dense["stem"].weight)
-    changed = [(tgt.dense_layer(found.model[name]).weight, dense[name].weight) for name in ("layer1", "layer2")]
-    exact = [float(((new - old).norm() / old.norm()).detach()) for new, old in changed]
-    assert found.errors == pytest.approx(exact, rel=1e-3)
-    assert len(found.cells(dense)) == 5
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A folder with noise for images, and the tiny network wherever a pretrained one is asked for."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 96), ("test", 20)):
+        arrays[f"{part}_images"] = rng.integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
+        arrays[f"{part}_labels"] = rng.integers(0, 4, count)
+    np.savez(tmp_path / "cifar10_sample.npz", **arrays)
+    monkeypatch.setattr(resnet, "pretrained", lambda data, name: network())
+    monkeypatch.setattr(machine, "describe", lambda packages: "a machine")
+    return tmp_path
 
 
-def test_equal_norms_change_no_kernel():
-    layers = tgt.build_layer(tg.random.cp((12, 8, 9), rank=4, rng=0), like=nn.Conv2d(8, 12, 3))
-    before = tgt.dense_layer(layers).weight
-    entry, middle, output = (layer.weight.detach() for layer in cifar_cp.equal_norms(layers))
-    torch.testing.assert_close(tgt.dense_layer(layers).weight, before)
-    norms = [entry.flatten(1).norm(dim=1), middle.flatten(1).norm(dim=1), output.flatten(1).norm(dim=0)]
-    torch.testing.assert_close(norms[0], norms[1])
-    torch.testing.assert_close(norms[0], norms[2])
+def run(monkeypatch, data, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["cifar", "--data", str(data), "--cache", str(data / "cache"), *arguments])
+    cifar.main()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_keeps_its_budget_and_leaves_the_dense_network(name):
+    dense, x = network(), torch.randn(32, 3, 8, 8)
+    before = {key: value.clone() for key, value in dense.state_dict().items()}
+    ours = METHODS[name].apply(dense, 1.8, x).eval()
+    if name not in ("dense", "vbmf"):
+        assert parameters(ours) * 1.8 <= parameters(dense)
+        assert parameters(ours) * 2.6 >= parameters(dense)
+    assert predicted(ours, x).shape == (32, 4)
+    assert all(torch.equal(value, before[key]) for key, value in dense.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["uniform", "cp-plain"])
+def test_uniform_means_the_same_share_of_each_kernel(name):
+    dense = network()
+    ours = METHODS[name].apply(dense, 1.8, torch.randn(32, 3, 8, 8))
+    assert isinstance(ours.get_submodule("stem"), nn.Conv2d)
+    assert isinstance(ours.get_submodule("linear"), nn.Linear)
+    shares = []
+    for key, conv in block_convolutions(dense):
+        terms = sum(conv.weight.shape[:2]) + 9
+        rank = next(ours.get_submodule(key).children()).weight.shape[0]
+        shares.append(((rank, rank + 1), conv.weight.numel() / terms))
+    low, high = (pick(rank[k] / whole for rank, whole in shares) for k, pick in ((0, max), (1, min)))
+    assert low < high + 1e-9, "there is one share of which all ranks are the most that it allows"
+
+
+def test_the_steps_go_on_where_they_were(data, monkeypatch, capsys):
+    arguments = ["--method", "cp-plain", "cut", "--ratio", "1.5", "--seeds", "0", "1", "--images", "32"]
+    run(monkeypatch, data, *arguments, "--only", "fit")
+    cache = cifar.Cache(data / "cache")
+    names = {name for name, _ in cache.all()}
+    assert names == {"resnet20-dense-1.0-0", "resnet20-cp-plain-1.5-0", "resnet20-cut-1.5-0", "resnet20-cut-1.5-1"}
+    assert all("accuracy" not in figures and "latency" not in figures for _, figures in cache.all())
+    run(monkeypatch, data, *arguments, "--only", "accuracy", "latency")
+    first = dict(cache.all())
+    assert first["resnet20-dense-1.0-0"]["divergence"] == 0
+    assert first["resnet20-dense-1.0-0"]["agreement"] == 1
+    assert "latency" not in first["resnet20-cut-1.5-1"]
+    x, y = resnet.images(data, "test")
+    assert first["resnet20-dense-1.0-0"]["accuracy"] == resnet.accuracy(network(), x, y)
+    monkeypatch.setattr(resnet, "accuracy", lambda *_: pytest.fail("test images are looked at once a network"))
+    capsys.readouterr()
+    run(monkeypatch, data, *arguments)
+    assert dict(cache.all()) == first, "nothing is made twice"
+    printed = capsys.readouterr().out
+    assert "## resnet20" in printed
+    assert [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")] == [
+        "method", "dense", "ours: cut", "plain CP, uniform ratio",
+    ]  # fmt: skip
+
+
+def test_loaded_networks_are_those_that_were_made(data, monkeypatch):
+    run(monkeypatch, data, "--method", "auto", "--ratio", "1.5", "--seeds", "0", "--images", "32", "--only", "fit")
+    cache = cifar.Cache(data / "cache")
+    name = "resnet20-auto-1.5-0"
+    again = cifar.tgt.load(cache.weights(name), network()).eval()
+    figures = cache.figures(name)
+    assert figures is not None
+    assert parameters(again) == figures["parameters"]
+    _, held_out = cifar.split(resnet.images(data, "train")[0])
+    expected, got = predicted(network(), held_out), predicted(again, held_out)
+    assert divergence(expected, got) == pytest.approx(figures["divergence"], rel=1e-4, abs=1e-7)
+    assert agreement(expected, got) == pytest.approx(figures["agreement"], abs=0.02)
+
+
+def test_held_out_images_are_no_calibration_images():
+    x = torch.arange(1.0, 41.0).reshape(40, 1, 1, 1).expand(40, 3, 8, 8).contiguous()
+    rest, held_out = cifar.split(x)
+    assert len(rest) == len(held_out) == 20
+    assert set(rest.unique().tolist()).isdisjoint(held_out.unique().tolist())
+    assert all(torch.equal(a, b) for a, b in zip(cifar.split(x), (rest, held_out), strict=True))
+
+
+def test_a_line_is_the_mean_of_its_seeds():
+    rows = [
+        {"network": "resnet20", "method": "auto", "ratio": 4.0, "seed": seed, "parameters": 50, "dense_parameters": 200,
+         "multiply_adds": 10**6, "divergence": 0.1 * seed, "agreement": 0.9, "seconds": 10.0 * seed,
+         "accuracy": 0.9, "test_images": 100}
+        for seed in (1, 2)
+    ]  # fmt: skip
+    cells = dict(zip(cifar_page.HEAD, cifar_page.line(rows), strict=False))
+    assert cells["ratio"] == "4.00"
+    assert cells["accuracy, %"] == "90.0 ± 3.0"
+    assert cells["KL"] == "0.1500"
+    assert cells["seconds"] == "15"
+    assert cells["seeds"] == "2"
+    assert cells["ms, batch 1"] == ""
+
+
+def test_multiply_adds_latencies_and_divergence():
+    model, x = network(), torch.randn(1, 3, 8, 8)
+    assert multiply_adds(model, x) == 64 * 9 * (3 * 8 + 8 * 12 + 12 * 12) + 12 * 4
+    assert not any(layer._forward_hooks for layer in model.modules())
+    assert all(found > 0 for found in latencies([model, model], x, 2))
+    logits = torch.randn(5, 4)
+    assert divergence(logits, logits + 1) == pytest.approx(0, abs=1e-6)
+    assert divergence(logits, -logits) > 0.1
 
 
 def test_augmented_images_are_moved_and_mirrored():
-    torch.manual_seed(0)
     x = torch.arange(1.0, 65.0).reshape(1, 1, 8, 8).expand(200, 2, 8, 8)
-    y = cifar_cp.augmented(x)
+    y = augmented(x, torch.Generator().manual_seed(0))
     assert y.shape == x.shape
     padded = {flip: nn.functional.pad(x[0].flip(2) if flip else x[0], (4, 4, 4, 4)) for flip in (False, True)}
     windows = {

@@ -1,0 +1,89 @@
+"""The page of the CIFAR benchmark: a table for each network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from statistics import mean
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.cifar_methods import METHODS
+from benchmarks.tables import table
+
+Figures = Mapping[str, Any]
+HEAD = ("method", "asked", "ratio", "parameters", "multiply-adds", "accuracy, %", "KL", "agreement, %", "seeds",
+        "seconds", "ms, batch 1", "dense", "ms, batch 32", "dense")  # fmt: skip
+
+
+def page(rows: Sequence[Figures]) -> str:
+    """The whole page: a table for each network, made of what is there."""
+    return "\n\n".join(_parts(rows))
+
+
+def _parts(rows: Sequence[Figures]) -> Iterator[str]:
+    tested = max((row.get("test_images", 0) for row in rows), default=0)
+    yield "# Pretrained CIFAR ResNets, compressed without labels and without training"
+    yield (
+        "Written by `python -m benchmarks.cifar --data DIR --cache DIR` (its help tells the steps). Ratio: parameters "
+        "of the whole dense network over those of the whole compressed one. Multiply-adds: millions, for one image."
+    )
+    yield (
+        "Fitted to 1,024 training images without labels; figures are means over the seeds of that draw. KL (from the "
+        "dense network's outputs) and agreement (the same class) are on 1,024 other training images, mirrored and "
+        f"moved. Accuracy: {tested} test images, looked at once a network, after all else; ± is the standard error "
+        "that so few images leave. The same images stand behind every row."
+    )
+    yield (
+        "Seconds: one call on one thread, other work beside it. Latency: medians of ours and dense in turn, batch "
+        "norms folded in neither; empty where it was not measured."
+    )
+    yield machine.describe(("numpy", "torch", "tensorring"))
+    for network, own in _grouped(rows, "network"):
+        yield f"## {network}"
+        yield f"![Accuracy, and KL from the dense network, against the ratio](../images/cifar_{network}.svg)"
+        yield table(HEAD, [line(group) for group in rows_of(own)])
+
+
+def rows_of(rows: Sequence[Figures]) -> list[list[Figures]]:
+    """The seeds of each method and ratio together, in the order of the methods."""
+    order = list(METHODS)
+    found = [same for _, group in _grouped(rows, "method") for _, same in _grouped(group, "ratio")]
+    return sorted(found, key=lambda same: (order.index(same[0]["method"]), same[0]["ratio"]))
+
+
+def _grouped(rows: Sequence[Figures], key: str) -> list[tuple[Any, list[Figures]]]:
+    by = sorted(rows, key=lambda row: row[key])
+    return [(value, list(group)) for value, group in groupby(by, key=lambda row: row[key])]
+
+
+def line(seeds: Sequence[Figures]) -> tuple[str, ...]:
+    """A line of the table: means over the seeds; cells for what was not measured are empty."""
+    first = seeds[0]
+    counted = {
+        key: mean(row[key] for row in seeds) for key in ("parameters", "multiply_adds", "divergence", "agreement")
+    }
+    dense = first["dense_parameters"]
+    ratio = dense / counted["parameters"]
+    scores = [row["accuracy"] for row in seeds if "accuracy" in row]
+    accuracy = ""
+    if scores:
+        p = mean(scores)
+        accuracy = f"{100 * p:.1f} ± {100 * math.sqrt(p * (1 - p) / first['test_images']):.1f}"
+    times = next((row["latency"] for row in seeds if "latency" in row), {})
+    asked = first["method"] not in ("dense", "vbmf")
+    return (
+        METHODS[first["method"]].title,
+        f"{first['ratio']:g}" if asked else "",
+        f"{ratio:.2f}",
+        f"{counted['parameters']:,.0f}",
+        f"{counted['multiply_adds'] / 1e6:.1f}",
+        accuracy,
+        f"{counted['divergence']:.4f}",
+        f"{100 * counted['agreement']:.1f}",
+        f"{len(seeds)}",
+        f"{mean(row['seconds'] for row in seeds):.0f}",
+        *(f"{times[f'{who} {size}']:.{digits}f}" if times else "" for size, digits in ((1, 2), (32, 1))
+          for who in ("ours", "dense")),
+    )  # fmt: skip
