@@ -178,11 +178,13 @@ def test_errors_fall_and_the_last_is_the_error():
         assert result.errors[-1] == result.error
 
 
-def test_more_terms_than_a_tensor_can_need_are_lowered():
-    x = np.random.default_rng(0).standard_normal((2, 3, 4))
+@pytest.mark.parametrize("seed", range(10))
+def test_more_terms_than_a_tensor_can_need_are_lowered_and_exact(seed):
+    # Not by luck of the steps, which in one of a hundred such tensors end in a swamp.
+    x = np.random.default_rng(seed).standard_normal((2, 3, 4))
     result = cp_lm(x, rank=50)
     assert result.tensor.rank == 6
-    assert result.error < 1e-13
+    assert result.error < 1e-15
 
 
 def test_long_modes_never_enter_the_system():

@@ -16,7 +16,7 @@ from tensorring.decompose.iterative._cp.lm_residual import Residual, wide_name
 from tensorring.decompose.iterative._cp.lm_step import Curvature
 from tensorring.decompose.iterative._cp.lm_sweeps import Fit, sweeps
 from tensorring.decompose.iterative._cp.normal import normalized
-from tensorring.decompose.iterative._cp.starts import checked_init, starts
+from tensorring.decompose.iterative._cp.starts import checked_init, exact_terms, starts
 from tensorring.linalg.scale import scaled
 from tensorring.linalg.solve import solve_gram
 from tensorring.tensors import CPTensor, Decomposition
@@ -118,7 +118,8 @@ def cp_lm(
     True
     """
     problem = prepare(x, tol=tol)
-    rank = min(checked_rank(rank), max(1, math.prod(problem.shape) // max(problem.shape)))
+    most = max(1, math.prod(problem.shape) // max(problem.shape))
+    rank = min(checked_rank(rank), most)
     dtype = dtype_name(problem.x.dtype)
     control: Control[Fit] = Control(
         problem,
@@ -137,6 +138,8 @@ def cp_lm(
     ]
     if isinstance(init, CPTensor):
         makers[0] = partial(_given, init, problem, residual)
+    elif core is None and rank == most:  # so many terms reach every tensor: these do
+        makers[0] = partial(exact_terms, residual.x)
     begins = [partial(_begun, control, residual, make) for make in makers]
     run = control.best_of(begins) if core is None else fit_core(control, begins, core)
     if core is not None and needs_refining(control, run, core.lost):

@@ -7,14 +7,14 @@ from collections.abc import Generator
 
 import numpy as np
 
-from tensorring._array import Array, as_dtype, copy, dtype_name, namespace, to_device
+from tensorring._array import Array, as_dtype, copy, dtype_name, namespace
 from tensorring.contract.unfold import around
 from tensorring.decompose._arguments import Problem
 from tensorring.decompose.iterative._cp.normal import normalized
 from tensorring.decompose.iterative._cp.ridge_path import FIRST
 from tensorring.decompose.iterative._cp.space import CPSpace
 from tensorring.decompose.iterative._cp.stable_fit import RESERVED, Best, Factors, StableFit, corrected, measured
-from tensorring.decompose.iterative._cp.starts import gaussian, starts
+from tensorring.decompose.iterative._cp.starts import exact_terms, gaussian, starts
 from tensorring.linalg.basis import mode_basis
 from tensorring.tensors import Candidate, Stop
 
@@ -73,7 +73,7 @@ class RankSearch:
         rank = self.most if self._downwards else failed + 1
         while self.best is None:
             if rank >= math.prod(shape) // max(shape):
-                self._note(Best(exact_terms(self.problem.x), 0.0, 1.0))
+                self._note(Best(tuple(exact_terms(self.problem.x)), 0.0, 1.0))
                 break
             yield from self._trial(rank, self._last, FIRST)
             if self.best is None and rank == self.most:
@@ -130,19 +130,3 @@ class RankSearch:
             more = [gaussian(x, u.shape[0], rank - u.shape[1], self._rng) for u in factors]
             factors = [xp.concat(pair, axis=1) for pair in zip(factors, more, strict=True)]
         return [copy(u[:, :rank].T) for u in factors]
-
-
-def exact_terms(x: Array) -> Factors:
-    """x itself as a CP: one term for each index of all modes but the longest, R = Πn / max n."""
-    xp, shape, long = namespace(x), tuple(x.shape), max(range(x.ndim), key=lambda mode: x.shape[mode])
-    others = [n for mode, n in enumerate(shape) if mode != long]
-    places = np.indices(others).reshape(len(others), -1)
-    name, factors = dtype_name(x.dtype), []
-    for mode, n in enumerate(shape):
-        if mode == long:
-            order = (*(m for m in range(x.ndim) if m != long), long)
-            factors.append(copy(xp.reshape(xp.permute_dims(x, order), (-1, n)).T))
-        else:
-            at = places[mode - (mode > long)]
-            factors.append(to_device((np.arange(n)[:, None] == at).astype(name), like=x))
-    return tuple(factors)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorring._array import Array, as_dtype, dtype_name, is_complex, namespace, to_device
+from tensorring._array import Array, as_dtype, copy, dtype_name, is_complex, namespace, to_device
 from tensorring.decompose._starts import checked_start
 from tensorring.decompose.iterative._cp.gevd import gevd
 from tensorring.decompose.iterative._cp.greedy import greedy
@@ -72,3 +72,19 @@ def gaussian(x: Array, n: int, rank: int, stream: np.random.Generator) -> Array:
     if is_complex(x):
         values = (values + 1j * stream.standard_normal((n, rank))) / np.sqrt(2)
     return to_device((values / np.sqrt(n)).astype(dtype_name(x.dtype)), like=x)
+
+
+def exact_terms(x: Array) -> Factors:
+    """x itself as a CP: one term for each index of all modes but the longest, R = Πn / max n."""
+    xp, shape, long = namespace(x), tuple(x.shape), max(range(x.ndim), key=lambda mode: x.shape[mode])
+    others = [n for mode, n in enumerate(shape) if mode != long]
+    places = np.indices(others).reshape(len(others), -1)
+    name, factors = dtype_name(x.dtype), []
+    for mode, n in enumerate(shape):
+        if mode == long:
+            order = (*(m for m in range(x.ndim) if m != long), long)
+            factors.append(copy(xp.reshape(xp.permute_dims(x, order), (-1, n)).T))
+        else:
+            at = places[mode - (mode > long)]
+            factors.append(to_device((np.arange(n)[:, None] == at).astype(name), like=x))
+    return factors
