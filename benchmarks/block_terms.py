@@ -217,10 +217,7 @@ def main() -> None:
         VERDICT,
     ]
     text = "\n\n".join(pages)
-    if options.write:
-        write(options.write, text)
-    else:
-        print(text)
+    write(options.write, text)
 
 
 if __name__ == "__main__":

@@ -145,10 +145,7 @@ def main() -> None:
             measure(options, cache, step)
     if "page" in options.only:
         text = cifar_page.page([figures for _, figures in cache.all()])
-        if options.write:
-            write(options.write, text)
-        else:
-            print(text)
+        write(options.write, text)
 
 
 if __name__ == "__main__":

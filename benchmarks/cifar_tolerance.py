@@ -64,10 +64,7 @@ def main() -> None:
         machine.describe(("numpy", "torch", "tensorring")),
         table(HEAD, lines),
     ))  # fmt: skip
-    if options.write:
-        write(options.write, text)
-    else:
-        print(text)
+    write(options.write, text)
 
 
 if __name__ == "__main__":

@@ -144,10 +144,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     text = "\n\n".join(_page(options))
-    if options.write:
-        write(options.write, text)
-    else:
-        print(text)
+    write(options.write, text)
 
 
 def _page(options: argparse.Namespace) -> Iterator[str]:

@@ -174,10 +174,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         lines = list(rows(options, Path(folder)))
     text = "\n\n".join(_page(options, lines))
-    if options.write:
-        write(options.write, text)
-    else:
-        print(text)
+    write(options.write, text)
 
 
 def _page(options: argparse.Namespace, lines: list[tuple[object, ...]]) -> Iterator[str]:

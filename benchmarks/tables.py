@@ -20,7 +20,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def write(name: str, text: str) -> None:
-    """Prints a page and keeps it under docs/benchmarks."""
-    DOCS.mkdir(parents=True, exist_ok=True)
-    (DOCS / name).write_text(text.rstrip() + "\n", encoding="utf-8")
+    """Prints a page, and under a name keeps it under docs/benchmarks."""
+    if name:
+        DOCS.mkdir(parents=True, exist_ok=True)
+        (DOCS / name).write_text(text.rstrip() + "\n", encoding="utf-8")
     print(text)

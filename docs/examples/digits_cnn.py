@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import tensorring_torch as tgt
 import torch
 from sklearn.datasets import load_digits
+from tensorring_torch.latency import Stopwatch
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -61,19 +60,6 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return (model(images).argmax(1) == labels).float().mean().item()
 
 
-@torch.no_grad()
-def latency(models: list[nn.Module], images: Tensor, repeats: int = 30) -> list[float]:
-    """Median milliseconds of each model, measured in turn, so that a drift of the machine touches all alike."""
-    times: list[list[float]] = [[] for _ in models]
-    for turn in range(repeats + 3):
-        for model, seconds in zip(models, times, strict=True):
-            start = time.perf_counter()
-            model(images)
-            if turn >= 3:
-                seconds.append(time.perf_counter() - start)
-    return [1e3 * median(seconds) for seconds in times]
-
-
 def save_and_reload(model: nn.Module, make: Callable[[], nn.Module], images: Tensor) -> str:
     """Saves a compressed model, restores it onto a freshly built dense one, and compares their outputs."""
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +79,7 @@ def main() -> None:
     train(dense, images, labels)
     results = [tgt.compress(dense, images[:1], tol=tol) for tol in tqdm(TOLERANCES, desc="compressing", leave=False)]
     models = [dense, *(result.model for result in results)]
-    times = latency(models, held_images[:256])
+    times = [1e3 * seconds for seconds in Stopwatch().measure(models, held_images[:256])]
     print(f"A CNN on 8 × 8 digits, {len(images)} images to train with, {len(held_images)} held out, no fine-tuning:\n")
     print(LINE.format("model", "held-out", "parameters", "multiply-adds", "ms/256", "against dense", "forms"))
     report = results[0].report
