@@ -24,8 +24,8 @@ class Row:
     fn: Any
     ranks: bool = True
     keeps: bool = True  # any tolerance, by itself; methods at a fixed rank report whether they did
-    spread: float = 0.0  # of rounding between libraries by sweeps, in eps of double precision
-    unique: bool = True  # else rounding decides which of several results it is, all of one size
+    spread: float = 0.0  # of rounding by sweeps, between scales and between libraries, in eps of double precision
+    unique: bool = True  # else another library may end at another result, of the same size
     shapes: tuple[tuple[int, ...], ...] = SHAPES
     ndim: Any = field(default_factory=lambda: st.integers(1, 5))
 
@@ -44,7 +44,7 @@ DECOMPOSITIONS = {
         shapes=MATRICES_AND_UP,
         ndim=st.integers(2, 5),
     ),
-    "compress": Row(tg.compress, ranks=False, unique=False),  # of the CPs that a search finds
+    "compress": Row(tg.compress, ranks=False, spread=1e9, unique=False),  # of the CPs that a search finds
     "compress without cp": Row(partial(tg.compress, formats=("tt", "tucker", "tr")), ranks=False),
     "tr_reduced_storage refined": Row(partial(tg.tr_reduced_storage, refine=True), ranks=False, spread=1e6),
     "tucker_hooi": Row(partial(tg.tucker_hooi, max_sweeps=20, rng=0), spread=1e6),
@@ -57,6 +57,7 @@ DECOMPOSITIONS = {
     "cp_stable": Row(
         partial(tg.cp_stable, rng=0),
         ranks=False,
+        spread=1e9,
         unique=False,  # rounding decides where a path of ridges ends
         shapes=((6, 5, 4), (11, 13), (2, 3, 40), (1, 6, 1, 5), (9,)),
         ndim=st.integers(1, 3),
@@ -64,6 +65,7 @@ DECOMPOSITIONS = {
     "cp_stable at a rank": Row(
         lambda x, ranks=3, **options: tg.cp_stable(x, rank=ranks, max_sweeps=12, rng=0, **options),
         keeps=False,
+        spread=1e9,
         unique=False,
     ),
     "btd_als": Row(
