@@ -7,6 +7,7 @@ from tensorring_torch.forms.cp import TuckerCPTensor
 from tensorring_torch.layer import build_layer, decompose_layer, dense_layer
 from tensorring_torch.model import compress
 from tensorring_torch.modules import FoldBond, UnfoldBond
+from tensorring_torch.norms import fold_norms
 from tensorring_torch.recipe import Recipe
 from tensorring_torch.report import Compressed, Cost, LayerReport, Report
 from tensorring_torch.sensitivity import sensitivity_penalty
@@ -18,7 +19,7 @@ __all__ = [
     "build_layer", "decompose_layer", "dense_layer", "factor_weights", "FoldBond", "tt_linear", "TTLinear",
     "TuckerCPTensor", "UnfoldBond",
     # a network
-    "Budget", "compress", "Compressed", "Cost", "LayerReport", "Report",
+    "Budget", "compress", "Compressed", "Cost", "fold_norms", "LayerReport", "Report",
     # training on
     "Epoch", "FineTuned", "Recipe", "fine_tune", "sensitivity_penalty",
     # files

@@ -14,6 +14,7 @@ from torch import nn
 import tensorring as tg
 from tensorring_torch.forms import btd, cp, cut, tr, tucker
 from tensorring_torch.geometry import Call, Calls, Geometry, Size
+from tensorring_torch.layout import has_channels_last, lay_out
 from tensorring_torch.modules import Kernel, sequence, stage_weights, to_torch
 from tensorring_torch.plan import Costs, Link, Plan
 
@@ -106,12 +107,14 @@ class Chain:
         dtype = torch.promote_types(to_torch(self.tensors[0].arrays[0]).dtype, stored.dtype)
         tensors = [tensor.astype(str(dtype).removeprefix("torch.")) for tensor in self.tensors]
         weights = stage_weights([_kernels(tensor, self.plan.geometry.kernel) for tensor in tensors], self.starts)
-        # A 1×1 kernel is contiguous in either memory format; torch would read channels_last into the wrong strides,
-        # compute in it, and every fold would be a copy.
         plain = [w.to(stored).clone(memory_format=torch.contiguous_format) for w in weights]
         bias: Any = getattr(like, "bias", None)
         bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=bias.requires_grad)
-        return sequence(self.plan, plain, bias, trained=stored.requires_grad).train(like.training)
+        layers = sequence(self.plan, plain, bias, trained=stored.requires_grad).train(like.training)
+        # Where an index rides along in the batch, every fold would be a copy.
+        if has_channels_last(like) and all(stage.riders == 1 for stage in self.plan.stages):
+            lay_out(layers)
+        return layers
 
 
 def fitted(weight: np.ndarray, use: Use, *, format: str, tol: float | None, ranks: tr.Caps = None) -> Iterator[Chain]:

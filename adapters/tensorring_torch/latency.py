@@ -29,8 +29,6 @@ class Stopwatch:
         But none is begun after so long a time in one call of `measure`.
     repeats
         And at least so many are made.
-    channels_last
-        Whether modules and inputs are laid out with the channels last.
     clock
         Seconds, as `time.perf_counter` tells them.
 
@@ -48,7 +46,6 @@ class Stopwatch:
     precision: float = 0.03
     seconds: float = 1.0
     repeats: int = 9
-    channels_last: bool = False
     clock: Callable[[], float] = time.perf_counter
     known: dict[Hashable, float] = field(default_factory=dict, repr=False)
 
@@ -66,18 +63,18 @@ class Stopwatch:
 
         Notes
         -----
-        Modules with the same layers, shapes, dtypes and device count as one, whatever their numbers, for the same
-        inputs and number of threads. A GPU is waited for after every run.
+        Modules with the same layers, shapes, layouts, dtypes and device count as one, whatever their numbers, for the
+        same inputs and number of threads. A GPU is waited for after every run.
         """
         if not modules:
             return []
-        args, kwargs = self._laid_out(_arguments(inputs))
-        made_for = (_signature((args, kwargs)), torch.get_num_threads(), self.channels_last)
+        args, kwargs = _arguments(inputs)
+        made_for = (_signature((args, kwargs)), torch.get_num_threads())
         keys = [(_make(module), made_for) for module in modules]
         new = {key: module for key, module in zip(keys, modules, strict=True) if key not in self.known}
         if new:
             timed = {keys[0]: modules[0]} | new
-            found = self._timed([self._ready(module) for module in timed.values()], args, kwargs)
+            found = self._timed([duplicate(module).eval() for module in timed.values()], args, kwargs)
             drift = self.known.get(keys[0], found[0]) / found[0] if found[0] > 0 else 1.0
             self.known.update({key: drift * each for key, each in zip(timed, found, strict=True) if key in new})
         return [self.known[key] for key in keys]
@@ -112,25 +109,6 @@ class Stopwatch:
         low = math.floor((count - 1) / 2 - 0.98 * math.sqrt(count))
         return low >= 0 and ordered[count - 1 - low] - ordered[low] <= 2 * self.precision * median(ordered)
 
-    def _ready(self, module: nn.Module) -> nn.Module:
-        """A copy in eval mode, in the layout asked for."""
-        module = duplicate(module).eval()
-        if self.channels_last:
-            for part in (*module.parameters(), *module.buffers()):
-                part.data = self._laid_out(part.data)
-        return module
-
-    def _laid_out(self, value: Any) -> Any:
-        """Tensors with channels, and no others, with the channels last where that is asked for."""
-        if isinstance(value, tuple):
-            return tuple(self._laid_out(part) for part in value)
-        if isinstance(value, dict):
-            return {name: self._laid_out(part) for name, part in value.items()}
-        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-        if not self.channels_last or not isinstance(value, Tensor) or value.ndim not in formats:
-            return value
-        return value.contiguous(memory_format=formats[value.ndim])
-
 
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
@@ -145,9 +123,9 @@ def _make(module: nn.Module) -> Hashable:
 
 
 def _signature(value: Any) -> Hashable:
-    """Shapes, dtypes, devices; of what is no tensor, what it says of itself."""
+    """Shapes, layouts, dtypes, devices; of what is no tensor, what it says of itself."""
     if isinstance(value, Tensor):
-        return tuple(value.shape), value.dtype, value.device
+        return tuple(value.shape), value.is_contiguous(), value.dtype, value.device
     if isinstance(value, tuple):
         return tuple(_signature(part) for part in value)
     if isinstance(value, dict):

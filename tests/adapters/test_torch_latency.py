@@ -7,6 +7,7 @@ import pytest
 import tensorring_torch as tgt
 import torch
 from tensorring_torch.latency import Stopwatch
+from tensorring_torch.layout import channels_last, has_channels_last, laid_out
 from torch import nn
 
 torch.set_num_threads(1)
@@ -132,7 +133,7 @@ def test_every_kind_of_input_and_nothing_is_touched():
         assert Stopwatch(clock=clock).measure([slow(clock, 2.0)], inputs) == [seconds]
     norm = nn.BatchNorm2d(3)
     before = copy.deepcopy(norm.state_dict())
-    (seconds,) = Stopwatch(seconds=0.0, channels_last=True).measure([norm], torch.randn(2, 3, 4, 4))
+    (seconds,) = Stopwatch(seconds=0.0).measure([norm], torch.randn(2, 3, 4, 4))
     assert seconds > 0
     assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
     assert norm.training
@@ -140,18 +141,37 @@ def test_every_kind_of_input_and_nothing_is_touched():
         Stopwatch().measure([nn.Conv2d(4, 4, 1)], X)
 
 
+def test_layouts_are_measured_by_themselves():
+    clock = Clock()
+    watch, conv = Stopwatch(clock=clock), nn.Conv2d(3, 8, 3)
+    for module in (conv, channels_last(conv)):
+        for x in (X, laid_out(X)):
+            watch.measure([module], x)
+    assert len(watch.known) == 4
+
+
 def test_channels_last_where_there_are_channels():
-    clock, runs = Clock(), []
-    watch = Stopwatch(clock=clock, channels_last=True, seconds=0, repeats=1)
-    watch.measure([slow(clock, 1.0, runs)], (X,))
-    assert all(last for *_, last in runs)
-    conv = nn.Conv2d(3, 8, 3)
-    made = watch._ready(conv)
-    assert made.weight.is_contiguous(memory_format=torch.channels_last)
-    assert conv.weight.is_contiguous()
-    assert watch._ready(nn.Conv3d(3, 8, 3)).weight.is_contiguous(memory_format=torch.channels_last_3d)
-    watch.measure([conv, tgt.decompose_layer(conv, format="tucker", ranks=2), nn.BatchNorm2d(3)], X)
-    watch.measure([nn.Linear(4, 4)], torch.zeros(3, 4))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv3d(2, 4, 3), nn.Conv1d(2, 4, 3), nn.Linear(4, 4))
+    turned = channels_last(model)
+    assert turned[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert turned[1].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert has_channels_last(turned)
+    assert not has_channels_last(model)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), turned.parameters(), strict=True))
+    assert turned[0](X).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("format", ["cut", "tucker", "cp", "tr"])
+def test_chains_are_laid_out_like_the_layer(format):
+    """But where an index rides along in the batch: then every fold would be a copy."""
+    torch.manual_seed(0)
+    layers = tgt.decompose_layer(channels_last(nn.Conv2d(8, 8, 3)), format=format, tol=0.5)
+    rides = any(isinstance(part, tgt.FoldBond) for part in layers)
+    if rides:
+        assert not has_channels_last(layers)
+    else:
+        assert all(w.is_contiguous(memory_format=torch.channels_last) for w in layers.parameters() if w.ndim == 4)
+        assert layers(laid_out(torch.zeros(1, 8, 5, 5))).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

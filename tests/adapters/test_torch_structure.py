@@ -24,21 +24,21 @@ FOLDER = pathlib.Path(tgt.__file__).parent
 FILES = sorted(FOLDER.rglob("*.py"))
 # Each layer imports from those before it.
 LAYERS = [
-    {"geometry"},
-    {"plan", "kinds"},
+    {"geometry", "replace"},
+    {"plan", "kinds", "layout"},
     {"modules", "patches"},
     {"forms.btd", "forms.cp", "forms.cut", "forms.tr", "forms.tucker"},
     {"chain", "checks"},
     {"tt_linear", "factored"},
     {"layer", "batches", "recipe"},
-    {"budget", "replace", "report", "sensitivity"},
+    {"budget", "report", "sensitivity"},
     {"trace", "latency"},
     {"checkpoint", "search", "select", "calibration.data", "calibration.fits", "calibration.moments"},
     {"tolerance", "calibration.curves", "calibration.graph", "calibration.observe", "calibration.walk"},
     {"calibration.allocation", "calibration.reconstruct", "calibration.sequence"},
     {"calibration.study"},
     {"budgeted"},
-    {"model", "tuning"},
+    {"model", "norms", "tuning"},
 ]
 
 

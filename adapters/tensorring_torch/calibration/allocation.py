@@ -16,6 +16,7 @@ from tensorring_torch.budget import Budget
 from tensorring_torch.calibration.curves import Option
 from tensorring_torch.chain import Use
 from tensorring_torch.latency import Stopwatch
+from tensorring_torch.layout import has_channels_last, laid_out
 from tensorring_torch.replace import duplicate, put
 
 # Of a form so many ranks are timed; between them seconds are interpolated. How often the whole network is timed.
@@ -91,11 +92,12 @@ def timed(
 ) -> Layers:
     """The same with the seconds of each option of each layer, on inputs of the shape that it sees."""
     whole = dict(layers.whole) | {"latency": stopwatch.measure([model], example)[0]}
-    found = {}
+    found, last = {}, has_channels_last(model)
     for name, options in layers.options.items():
         layer = model.get_submodule(name)
         weight: Any = layer.weight
         x = torch.zeros(inputs[name], dtype=weight.dtype, device=weight.device)
+        x = laid_out(x) if last else x
         found[name] = _seconds(layer, layers.uses[name], options, x, stopwatch)
     return replace(layers, whole=whole, seconds=found)
 

@@ -1,25 +1,31 @@
-"""All factors together, towards the dense network's outputs: what fits layer by layer leave on the table."""
+"""All factors together, towards what the dense network gives: what fits layer by layer leave on the table."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tensorring_torch.calibration.data import Batch, first_tensor, fresh
+from tensorring_torch.layout import laid_out
 
-# Steps, and the highest rate of Adam: three times that undoes what the fits have found.
-_STEPS, _RATE = 200, 3e-3
+# Steps, inputs in each, and the highest rate of Adam: three times that undoes what the fits have found.
+_STEPS, _BATCH, _RATE = 200, 64, 3e-3
+
+Values = dict[str, Tensor]
 
 
 def reconstructed(dense: nn.Module, ours: nn.Module, batches: Sequence[Batch], *, seed: int = 0) -> float:
-    """min ‖outputs of ours − outputs of dense‖² over the parameters of `ours`, in place, on unlabelled data.
+    """min Σ ‖ŷ − y‖²/‖y‖² over the parameters of `ours`, in place, on unlabelled data.
 
-    Both are in eval mode, and stay in it: statistics of batch norms are not touched. Returns the squared error after
-    the last steps as a share of what it was at first. Where it is not lower, or the work is interrupted, `ours` is as
-    it was, and the share 1.
+    The y are the outputs of the network and of its parts, the modules that are its direct children and called once: a
+    few hundred inputs say little by the last outputs alone. Both networks are in eval mode, and stay in it: statistics
+    of batch norms are not touched. Returns the squared error of the last outputs, after the last steps, as a share of
+    what it was at first. Where it is not lower, or the work is interrupted, `ours` is as it was, and the share 1.
     """
     parameters = list(ours.parameters())
     before = [(p.detach().clone(), p.requires_grad) for p in parameters]
@@ -43,28 +49,64 @@ def _trained(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, _RATE, total_steps=_STEPS, pct_start=0.15, cycle_momentum=False
     )
-    with torch.no_grad():
-        wanted = [_centred(first_tensor(dense(*fresh(batch)))) for batch in batches]
     losses = []
-    for _, k in zip(range(_STEPS), _shuffled(len(batches), generator), strict=False):
-        with torch.enable_grad():
-            loss = (_centred(first_tensor(ours(*fresh(batches[k])))) - wanted[k]).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
+    with ExitStack() as hooks:
+        wanted, given = (hooks.enter_context(_observed(model)) for model in (dense, ours))
+        for _, batch in zip(range(_STEPS), _pieces(batches, generator), strict=False):
+            with torch.no_grad():
+                y = wanted(batch)
+            with torch.enable_grad():
+                distances = _distances(given(batch), y)
+                loss = sum(distances.values(), torch.zeros(()).to(distances[""]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(float(distances[""].detach()))
     tenth = max(1, len(losses) // 10)
     first, last = sum(losses[:tenth]), sum(losses[-tenth:])
     return last / first if first > 0 else math.inf
 
 
-def _shuffled(count: int, generator: torch.Generator) -> Iterator[int]:
-    """All numbers below, again and again, each time in another order."""
+@contextmanager
+def _observed(model: nn.Module) -> Iterator[Any]:
+    """A function that gives the outputs of the network (by the name "") and of its parts for a batch."""
+    values: dict[str, list[Any]] = {}
+
+    def note(name: str) -> Any:
+        return lambda module, args, out: values.setdefault(name, []).append(out)
+
+    def run(batch: Batch) -> Values:
+        values.clear()
+        out = first_tensor(model(*fresh(batch)))
+        parts = {name: each[0] for name, each in values.items() if len(each) == 1 and isinstance(each[0], Tensor)}
+        return {"": out} | {name: y for name, y in parts.items() if y is not out and y.is_floating_point()}
+
+    handles = [part.register_forward_hook(note(name)) for name, part in model.named_children()]
+    try:
+        yield run
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _distances(given: Values, wanted: Values) -> Values:
+    """‖ŷ − y‖²/‖y‖² of each; of what is zero, ‖ŷ‖² as it is."""
+    found = {}
+    for name, y in wanted.items():
+        if name in given and given[name].shape == y.shape:
+            scale = y.abs().square().mean()
+            found[name] = (given[name] - y).abs().square().mean() / torch.where(scale > 0, scale, 1.0)
+    return found
+
+
+def _pieces(batches: Sequence[Batch], generator: torch.Generator) -> Iterator[Batch]:
+    """All inputs again and again, each time in another order; in the layout that convolutions are fastest in."""
     while True:
-        yield from torch.randperm(count, generator=generator).tolist()
-
-
-def _centred(out: Tensor) -> Tensor:
-    """Logits up to what moves all of them alike; other outputs as they are."""
-    return out - out.mean(1, keepdim=True) if out.ndim == 2 and out.shape[1] > 1 else out
+        for k in torch.randperm(len(batches), generator=generator).tolist():
+            lengths = {len(value) for value in batches[k] if isinstance(value, Tensor) and value.ndim}
+            if len(lengths) != 1:  # inputs that do not go together row by row
+                yield batches[k]
+                continue
+            for rows in torch.randperm(*lengths, generator=generator).split(_BATCH):
+                yield tuple(laid_out(v[rows]) if isinstance(v, Tensor) and v.ndim else v for v in batches[k])

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from tensorring_torch.calibration.data import Batch, first_of
+from tensorring_torch.calibration.data import Batch, first_of, first_tensor, fresh
 from tensorring_torch.calibration.graph import Surrounding, boxed, surroundings, traced
 from tensorring_torch.calibration.observe import Seen, observed
 from tensorring_torch.calibration.sequence import Choice, Fitted, Sequence
 from tensorring_torch.trace import Shapes, layers_called
 
-# Inputs that curves are made from: final fits take all.
-_FEW = 256
+# Inputs that curves are made from, and final fits: more would tell them little.
+_FEW, _MANY = 256, 1024
 
 
 class Study:
@@ -59,10 +59,21 @@ class Study:
         norm = self._around.get(name, Surrounding()).norm
         return self.seen[name].outputs if name in self.seen and layer.bias is None and norm is None else 0
 
+    @torch.no_grad()
+    def change(self, ours: nn.Module) -> float:
+        """‖ŷ − y‖²/‖y‖² of the outputs: how far a network is from the dense one."""
+        change, whole = 0.0, 0.0
+        for batch in first_of(self.batches, _FEW):
+            y, got = (first_tensor(model(*fresh(batch))) for model in (self._dense, ours))
+            change += float((got - y).abs().double().square().sum())
+            whole += float(y.abs().double().square().sum())
+        return change / (whole or 1.0)
+
     def fitted(self, ours: nn.Module, choices: Mapping[str, Choice]) -> Iterator[tuple[str, Fitted, nn.Module]]:
         """Each layer of a copy of the network after it was exchanged, in network order, and the network."""
         root = nn.ModuleDict({"network": ours}) if self._box else ours
-        order = Sequence(self._graph, root, self.batches, self._inside(choices), self._inside(self.seen), self._around)
+        batches = first_of(self.batches, _MANY)
+        order = Sequence(self._graph, root, batches, self._inside(choices), self._inside(self.seen), self._around)
         for name, each in order.run():
             network = root.get_submodule(self._box)
             yield name.removeprefix(self._box).removeprefix("."), each, network
