@@ -17,7 +17,8 @@ class Budget:
     macs
         Of the multiply-adds of one forward pass of the example input, in convolutions and linear layers.
     latency
-        Of the seconds that one forward pass of the example input takes, measured on the device of the model.
+        Of the seconds that one forward pass of the example input takes, measured on the device of the model, as it was
+        given. What comes back has the channels last where that is faster.
 
     Raises
     ------

@@ -109,7 +109,7 @@ class Metric:
 
 
 def checked_metric(metric: Any, x: Array) -> Metric:
-    """The metric of `metric={modes: S, …}` for a tensor.
+    """The metric of `metric={modes: S, …}` for a tensor; one that was checked before as it is.
 
     Raises
     ------
@@ -119,6 +119,8 @@ def checked_metric(metric: Any, x: Array) -> Metric:
         If groups overlap or lie outside the tensor, or a matrix is not Hermitian, positive semidefinite and finite, or
         of another size than its group.
     """
+    if isinstance(metric, Metric):
+        return metric
     if not isinstance(metric, Mapping):
         raise TypeError(
             f"got a metric of type {type(metric).__name__}; it maps groups of modes to matrices: {{(1, 2): S}}"

@@ -27,13 +27,15 @@ _TIMED, _TRIES = 4, 4
 class Layers:
     """The layers that may change, with their uses and options, and what the whole dense network costs.
 
-    `seconds` are those of each option, and `whole["latency"]` those of the network, where latency is bounded.
+    `seconds` are those of each option, and `whole["latency"]` those of the network, where latency is bounded. `gain` is
+    how much slower the network was as it was given, in another layout.
     """
 
     uses: Mapping[str, Use]
     options: Mapping[str, list[Option]]
     whole: Mapping[str, float]
     seconds: Mapping[str, list[float]] = field(default_factory=dict)
+    gain: float = 1.0
 
     @property
     def dense(self) -> list[Option]:
@@ -44,8 +46,8 @@ class Layers:
         """What of "parameters" or "macs" belongs to nothing that may change."""
         return self.whole[name] - sum(getattr(each, name) for each in self.dense)
 
-    def allocated(self, budget: Budget) -> dict[str, Option]:
-        """min Σ score within the budget.
+    def allocated(self, budget: Budget, aim: float = 1.0) -> dict[str, Option]:
+        """min Σ score within the budget, its latency being `aim` times that of the dense network in its layout here.
 
         Raises
         ------
@@ -57,7 +59,7 @@ class Layers:
             if name == "latency":
                 costs.append(self.seconds)
                 constant = self.whole[name] - sum(each[0] for each in self.seconds.values())
-                limits.append(max(0.0, fraction * self.whole[name] - constant))
+                limits.append(max(0.0, aim * self.whole[name] - constant))
             else:
                 costs.append({key: [getattr(o, name) for o in found] for key, found in self.options.items()})
                 limits.append(fraction * self.whole[name] - self.rest(name))
@@ -77,7 +79,8 @@ class Layers:
         for (name, fraction), cost in zip(budget.asked.items(), closest.costs, strict=True):
             dense = self.seconds if name == "latency" else self.options
             own = sum(each[0] if name == "latency" else getattr(each[0], name) for each in dense.values())
-            reached = (self.whole[name] - own + cost) / self.whole[name]
+            whole = self.whole[name]
+            reached = (whole - own + cost) / (whole * self.gain if name == "latency" else whole)
             parts.append(f"{name} {reached:.3f} where {fraction:g} was asked")
         return tg.BudgetError(f"got {budget}, out of reach: the smallest choice has {', '.join(parts)}", closest)
 
@@ -88,7 +91,12 @@ class Layers:
 
 
 def timed(
-    model: nn.Module, layers: Layers, example: Any, inputs: Mapping[str, torch.Size], stopwatch: Stopwatch
+    model: nn.Module,
+    layers: Layers,
+    example: Any,
+    inputs: Mapping[str, torch.Size],
+    stopwatch: Stopwatch,
+    gain: float,
 ) -> Layers:
     """The same with the seconds of each option of each layer, on inputs of the shape that it sees."""
     whole = dict(layers.whole) | {"latency": stopwatch.measure([model], example)[0]}
@@ -99,7 +107,7 @@ def timed(
         x = torch.zeros(inputs[name], dtype=weight.dtype, device=weight.device)
         x = laid_out(x) if last else x
         found[name] = _seconds(layer, layers.uses[name], options, x, stopwatch)
-    return replace(layers, whole=whole, seconds=found)
+    return replace(layers, whole=whole, seconds=found, gain=gain)
 
 
 def _seconds(layer: nn.Module, use: Use, options: list[Option], x: torch.Tensor, stopwatch: Stopwatch) -> list[float]:
@@ -128,16 +136,16 @@ def within_latency(
 ) -> dict[str, Option]:
     """The choice whose whole network, measured, is as fast as asked: layers by themselves run a little faster."""
     assert budget.latency is not None
-    aim = budget.latency
+    asked = aim = min(1.0, budget.latency * layers.gain)
     for _ in range(_TRIES):
-        chosen = layers.allocated(Budget(budget.parameters, budget.macs, aim))
+        chosen = layers.allocated(budget, aim)
         dense, ours = stopwatch.measure([model, _blank(model, layers, chosen)], example)
-        if ours <= budget.latency * dense:
+        if ours <= asked * dense:
             return chosen
-        aim *= min(0.98, budget.latency * dense / ours)
+        aim *= min(0.98, asked * dense / ours)
     picks = {name: [o is each for o in layers.options[name]].index(True) for name, each in chosen.items()}
     closest = tg.Allocation(picks, sum(each.score for each in chosen.values()), (ours,), -math.inf)
-    got = f"latency {ours / dense:.3f} where {budget.latency:g} was asked"
+    got = f"latency {ours / dense / layers.gain:.3f} where {budget.latency:g} was asked"
     raise tg.BudgetError(f"got {budget}, out of reach: the fastest choice of {_TRIES} has {got}", closest)
 
 

@@ -66,7 +66,9 @@ def options(
 def _fitted(use: Use, form: Form, targets: Sequence[Target], scored: Sequence[Target], lanes: int) -> Iterator[Option]:
     """From the largest share downwards, each fit beginning at the one before."""
     shape, before, tried = targets[0].kernel.shape, None, set()
-    for share in _SHARES[1::3] if targets[0].kernel.size > _LARGE else _SHARES:
+    # Where ranks come in lanes there are few; and in large kernels each fit takes long.
+    step = 3 if targets[0].kernel.size > _LARGE else 2 if lanes > 1 else 1
+    for share in _SHARES[step // 2 :: step]:
         ranks = _in_lanes(form.ranks(shape, share), lanes)
         if ranks in tried:
             continue

@@ -113,8 +113,6 @@ def _differentiated(
         found[name].images += len(out) if out.ndim else 1
     for _ in range(_PROBES):
         direction = torch.randn(out.shape, generator=generator).to(out)
-        if out.ndim == 2 and out.shape[1] > 1:  # logits: what moves all of them alike changes nothing
-            direction = direction - direction.mean(1, keepdim=True)
         gradients = torch.autograd.grad((direction * out).sum(), outputs, retain_graph=True, allow_unused=True)
         for (name, _, _), gradient in zip(calls, gradients, strict=True):
             if gradient is not None:

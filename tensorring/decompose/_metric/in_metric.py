@@ -79,9 +79,10 @@ def by_coordinates(
     options: dict[str, Any] = {} if init is None else {"init": init}
     if isinstance(init, LowRankTensor):
         options["init"] = coordinates.low_rank_into(init).astype(name)
+    y = coordinates.into(problem.x)
     if metric.several:
-        options["metric"] = dict(metric.several)
-    found = method(coordinates.into(problem.x), **options)
+        options["metric"] = Metric(tuple(y.shape), metric.several)
+    found = method(y, **options)
     return remeasured(problem, metric, found, finish(coordinates.back(found.tensor)).astype(name))
 
 
