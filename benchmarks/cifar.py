@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--ratio", nargs="+", type=float, default=[2.0, 3.0, 4.0, 6.5, 8.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the images that are drawn")
-    parser.add_argument("--images", type=int, default=1024, help="how many are drawn")
+    parser.add_argument("--images", type=int, default=2048, help="how many are drawn")
     parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help=", ".join(STEPS))
     parser.add_argument("--write", default="", help="name of a page to write under docs/benchmarks")
     options = parser.parse_args()

@@ -23,6 +23,7 @@ def page(rows: Sequence[Figures]) -> str:
 
 
 def _parts(rows: Sequence[Figures]) -> Iterator[str]:
+    drawn = max((row["images"] for row in rows), default=0)
     tested = max((row.get("test_images", 0) for row in rows), default=0)
     yield "# Pretrained CIFAR ResNets, compressed without labels and without training"
     yield (
@@ -30,14 +31,16 @@ def _parts(rows: Sequence[Figures]) -> Iterator[str]:
         "of the whole dense network over those of the whole compressed one. Multiply-adds: millions, for one image."
     )
     yield (
-        "Fitted to 1,024 training images without labels; figures are means over the seeds of that draw. KL (from the "
-        "dense network's outputs) and agreement (the same class) are on 1,024 other training images, mirrored and "
-        f"moved. Accuracy: {tested} test images, looked at once a network, after all else; ± is the standard error "
-        "that so few images leave. The same images stand behind every row."
+        f"Fitted to {drawn:,} training images without labels: layers to 1,024 of them, and where outputs changed much "
+        "all factors together to all, once as they are and seven times mirrored and moved. Figures are means over the "
+        "seeds of that draw. KL (from the dense network's outputs) and agreement (the same class) are on 1,024 other "
+        f"training images, mirrored and moved. Accuracy: {tested} test images, looked at once a network, after all "
+        "else; ± is the standard error that so few images leave. The same images stand behind every row."
     )
     yield (
-        "Seconds: one call on one thread, other work beside it. Latency: medians of ours and dense in turn, batch "
-        "norms folded in neither; empty where it was not measured."
+        "Seconds: one call on one thread, other work beside it (those for time: two threads, nothing beside it). "
+        "Latency: medians of ours and dense in turn, each in the memory layout that it is faster in, batch norms "
+        "folded in neither; empty where it was not measured."
     )
     yield machine.describe(("numpy", "torch", "tensorring"))
     for network, own in _grouped(rows, "network"):

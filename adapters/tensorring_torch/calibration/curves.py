@@ -15,9 +15,9 @@ from tensorring_torch.calibration.fits import Form, Ranks, Target, fewer_terms
 from tensorring_torch.chain import Chain, Use
 
 # Shares of the kernel's entries at which forms are fitted, by so many iterations; between them scores are interpolated.
-_SHARES = (0.85, 0.65, 0.5, 0.38, 0.29, 0.21, 0.15, 0.105, 0.075, 0.05, 0.035, 0.025)
-_BETWEEN, _SWEEPS = 4, 60
-# Kernels with more entries are fitted at every third share.
+_SHARES = (0.65, 0.38, 0.21, 0.105, 0.05, 0.025)
+_BETWEEN, _SWEEPS = 8, 60
+# Kernels with more entries are fitted at every other share: each fit takes long.
 _LARGE = 200_000
 
 
@@ -66,9 +66,7 @@ def options(
 def _fitted(use: Use, form: Form, targets: Sequence[Target], scored: Sequence[Target], lanes: int) -> Iterator[Option]:
     """From the largest share downwards, each fit beginning at the one before."""
     shape, before, tried = targets[0].kernel.shape, None, set()
-    # Where ranks come in lanes there are few; and in large kernels each fit takes long.
-    step = 3 if targets[0].kernel.size > _LARGE else 2 if lanes > 1 else 1
-    for share in _SHARES[step // 2 :: step]:
+    for share in _SHARES[::2] if targets[0].kernel.size > _LARGE else _SHARES:
         ranks = _in_lanes(form.ranks(shape, share), lanes)
         if ranks in tried:
             continue

@@ -14,7 +14,7 @@ from tensorring_torch.calibration.data import Batch, first_tensor, fresh
 from tensorring_torch.layout import laid_out
 
 # Steps, inputs in each, and the highest rate of Adam: three times that undoes what the fits have found.
-_STEPS, _BATCH, _RATE = 200, 64, 3e-3
+_STEPS, _BATCH, _RATE = 300, 64, 3e-3
 
 Values = dict[str, Tensor]
 
