@@ -9,7 +9,7 @@ import tensorring_torch as tgt
 import torch
 from tensorring_torch.calibration.data import batches_of, first_of
 from tensorring_torch.latency import Stopwatch
-from tensorring_torch.layout import has_channels_last
+from tensorring_torch.layout import channels_last, has_channels_last
 from torch import nn
 
 import tensorring as tg
@@ -185,6 +185,34 @@ def test_a_faster_layout_counts_and_is_named(monkeypatch):
     assert not has_channels_last(model)
     with pytest.raises(tg.BudgetError, match=r"latency 0\.\d+ where 0.01 was asked"):
         tgt.compress(model, x[:2], budget=tgt.Budget(latency=0.01), formats=("cut",))
+
+
+class Viewing(Small):
+    """Its forward takes a view that memory with the channels last does not have."""
+
+    def forward(self, x):
+        h = self.relu(self.norm(self.stem(x)))
+        h = nn.functional.adaptive_avg_pool2d(h + self.bare(self.relu(self.body(h))) * self.scale, 2)
+        return self.head(h.view(len(h), -1))
+
+
+def test_networks_that_do_not_run_in_a_layout_stay_in_theirs(monkeypatch):
+    class Running(Work):
+        def measure(self, modules, inputs):
+            for module in modules:
+                module(inputs)
+            return super().measure(modules, inputs)
+
+    monkeypatch.setattr("tensorring_torch.budgeted.Stopwatch", Running)
+    monkeypatch.setattr("tensorring_torch.budgeted._CHANGED", 0.0)  # all factors are adjusted
+    model, x = made(Viewing)
+    with pytest.raises(RuntimeError, match="view"):
+        channels_last(model)(x)
+    for budget in (tgt.Budget(latency=0.7), tgt.Budget(parameters=0.3)):
+        result = tgt.compress(model, x[:32], budget=budget, calibration=x, formats=("cut",))
+        assert not has_channels_last(result.model)
+        assert error(result.model, model, x) < 1
+    assert any("adjusted together" in note for note in result.report.notes)
 
 
 def test_networks_that_never_get_fast_enough_are_an_error(monkeypatch):
