@@ -32,7 +32,7 @@ from tensorring_torch.trace import Shapes, calls_of, input_shapes, layers_called
 # Seconds for timing one layer and its options.
 _TIMING = 0.2
 # Where the outputs have changed by more, as a share of their squares, all factors are adjusted together.
-_CHANGED = 0.1
+_CHANGED = 0.04
 # A layout is changed for no less than this share of the seconds.
 _FASTER = 0.97
 _LOOKUP = "a table is not fitted to a budget: tol with minimize='parameters'"

@@ -125,7 +125,7 @@ def _make(module: nn.Module) -> Hashable:
 def _signature(value: Any) -> Hashable:
     """Shapes, layouts, dtypes, devices; of what is no tensor, what it says of itself."""
     if isinstance(value, Tensor):
-        return tuple(value.shape), value.is_contiguous(), value.dtype, value.device
+        return tuple(value.shape), value.stride(), value.dtype, value.device
     if isinstance(value, tuple):
         return tuple(_signature(part) for part in value)
     if isinstance(value, dict):

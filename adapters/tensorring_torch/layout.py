@@ -25,9 +25,19 @@ def lay_out(model: nn.Module) -> None:
 
 def has_channels_last(model: nn.Module) -> bool:
     """Whether any of its weights is laid out so."""
-    return any(part.ndim in _FORMATS and not part.is_contiguous() for part in model.parameters())
+    return any(_strides(part, last=False) != part.stride() == _strides(part, last=True) for part in model.parameters())
+
+
+def _strides(x: Tensor, *, last: bool) -> tuple[int, ...]:
+    if not last or x.ndim not in _FORMATS:
+        return torch.empty(x.shape, device="meta").stride()
+    return torch.empty(x.shape, device="meta", memory_format=_FORMATS[x.ndim]).stride()
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """Images and kernels with the channels last; other tensors as they are."""
-    return x.contiguous(memory_format=_FORMATS[x.ndim]) if x.ndim in _FORMATS else x
+    """A copy of images or kernels with the channels last; other tensors as they are.
+
+    Kernels 1 × 1, or of one channel, have the channels last in either layout. It is the strides that tell torch what a
+    convolution is to give, and `contiguous` would leave those as they are.
+    """
+    return x.clone(memory_format=_FORMATS[x.ndim]) if x.ndim in _FORMATS else x

@@ -85,7 +85,7 @@ def test_the_vgg_like_network_has_512_channels():
 
 def test_a_row_counts_and_pairs():
     right = torch.tensor([1.0, 1, 1, 1, 0, 0, 1, 1]).double(), torch.tensor([1.0, 1, 1, 0, 1, 0, 0, 1]).double()
-    row = digits.Row("net", "all", 7, (1000, 250), right, {1: (2.0, 1.0), 32: (9.0, 12.0)}, 3.4)
+    row = digits.Row("net", "all", 7, (1000, 250), right, {1: (2.0, 1.0, 2.0), 32: (9.0, 12.0, 18.0)}, 3.4)
     cells = dict(zip(digits.HEAD, row.cells(), strict=True))
     assert cells["parameters"] == "1,000 -> 250"
     assert cells["accuracy, %"].startswith("75.0 -> 62.5 ± ")
@@ -95,7 +95,7 @@ def test_a_row_counts_and_pairs():
     (line,) = digits.means([row, replace(row, parameters=(1000, 500), right=right[::-1])])
     assert dict(zip(digits.MEANS, line, strict=True)) == {
         "network": "net", "asked": "all", "seeds": 2, "× smaller": "3.00", "points lost": "0.00",
-        "× as fast, batch 1": "2.00", "× as fast, batch 32": "0.75",
+        "× as fast, batch 1": "2.00", "× as fast, batch 32": "0.75", "than as given": "1.50",
     }  # fmt: skip
 
 
@@ -105,6 +105,7 @@ def tiny(tmp_path, monkeypatch):
     few = {
         name: replace(case, x=case.x[:200], y=case.y[:200], training=150, asked=case.asked[:1])
         for name, case in digits.cases().items()
+        if name != "wide volumes"
     }
     few["recurrent"] = replace(
         few["recurrent"], asked=[*few["recurrent"].asked, {"budget": tgt.Budget(parameters=0.1)}]
@@ -134,7 +135,7 @@ def test_the_page_has_all_networks_and_budgets_are_kept(tiny, monkeypatch, capsy
     found = [dict(zip(digits.HEAD, line, strict=True)) for line in lines if "->" in line[3]]
     asked = ["Budget(parameters=0.5)", "Budget(parameters=0.25)", "tol=0.15, minimize='parameters'", "Budget(macs=0.5)"]
     assert [row["asked"] for row in found] == asked
-    assert [row["network"] for row in found] == ["transformer", "3-D CNN", "LSTM", "VGG-like, 32 channels"]
+    assert [row["network"] for row in found] == ["transformer", "3-D CNN, 32 channels", "LSTM", "VGG-like, 32 channels"]
     for row, share in zip(found[:2], (0.5, 0.25), strict=True):
         dense, ours = (int(count.replace(",", "")) for count in re.findall(r"[\d,]+", row["parameters"]))
         assert ours <= share * dense
@@ -146,7 +147,7 @@ def test_the_page_has_all_networks_and_budgets_are_kept(tiny, monkeypatch, capsy
 def test_budgets_are_named_as_they_are_asked(cases):
     asked = [digits.words(each) for case in cases.values() for each in case.asked]
     assert asked == [
-        "Budget(parameters=0.5)", "Budget(parameters=0.25)", "Budget(parameters=0.25, latency=1)",
+        "Budget(parameters=0.5)", *2 * ["Budget(parameters=0.25)", "Budget(parameters=0.25, latency=1)"],
         "tol=0.15, minimize='parameters'",
     ]  # fmt: skip
 

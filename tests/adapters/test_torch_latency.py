@@ -157,6 +157,12 @@ def test_channels_last_where_there_are_channels():
     assert turned[1].weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert has_channels_last(turned)
     assert not has_channels_last(model)
+    for kernel in (nn.Conv2d(8, 4, 1), nn.Conv3d(1, 4, 3)):  # either layout is contiguous: strides alone tell
+        assert has_channels_last(channels_last(kernel))
+        assert not has_channels_last(kernel)
+        x = torch.zeros(2, kernel.in_channels, *[5] * (kernel.weight.ndim - 2))
+        out = channels_last(kernel)(x)
+        assert out.stride() == laid_out(out).stride()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), turned.parameters(), strict=True))
     assert turned[0](X).is_contiguous(memory_format=torch.channels_last)
 
