@@ -20,13 +20,12 @@ from typing import Any
 
 import tensorring_torch as tgt
 import torch
-from tensorring_torch.layout import channels_last
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks import cifar_page, resnet
 from benchmarks.cifar_methods import METHODS
-from benchmarks.networks import agreement, augmented, divergence, latencies, multiply_adds, parameters, predicted
+from benchmarks.networks import agreement, augmented, divergence, multiply_adds, parameters, predicted, side_by_side
 from benchmarks.tables import write
 
 STEPS = ("fit", "latency", "accuracy", "page")
@@ -118,10 +117,9 @@ def measure(options: argparse.Namespace, cache: Cache, step: str) -> None:
 
 
 def _beside(model: nn.Module, dense: nn.Module, x: Tensor) -> dict[str, float]:
-    """Milliseconds of both at batches of 1 and 32, each in the layout that it is faster in."""
-    laid_out = [model, channels_last(model), dense, channels_last(dense)]
-    times = {size: latencies(laid_out, x[:size], repeats) for size, repeats in ((1, 200), (32, 40))}
-    return {f"{who} {size}": min(times[size][k : k + 2]) for size in times for k, who in ((0, "ours"), (2, "dense"))}
+    """Milliseconds at batches of 1 and 32."""
+    times = {size: side_by_side(dense, model, x[:size], repeats) for size, repeats in ((1, 200), (32, 40))}
+    return {f"{who} {size}": times[size][k] for size in times for k, who in enumerate(("dense", "ours", "given"))}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from benchmarks.tables import table
 
 Figures = Mapping[str, Any]
 HEAD = ("method", "asked", "ratio", "parameters", "multiply-adds", "accuracy, %", "KL", "agreement, %", "seeds",
-        "seconds", "ms, batch 1", "dense", "ms, batch 32", "dense")  # fmt: skip
+        "seconds", "ms, batch 1", "dense", "as given", "ms, batch 32", "dense", "as given")  # fmt: skip
 
 
 def page(rows: Sequence[Figures]) -> str:
@@ -39,8 +39,9 @@ def _parts(rows: Sequence[Figures]) -> Iterator[str]:
     )
     yield (
         "Seconds: one call on one thread, other work beside it (those for time: two threads, nothing beside it). "
-        "Latency: medians of ours and dense in turn, each in the memory layout that it is faster in, batch norms "
-        "folded in neither; empty where it was not measured."
+        "Latency: medians of ours and dense in turn, each in the memory layout that it is faster in, and of "
+        "dense as it was given, which budgets of latency are of; batch norms folded in neither; "
+        "empty where it was not measured."
     )
     yield machine.describe(("numpy", "torch", "tensorring"))
     for network, own in _grouped(rows, "network"):
@@ -88,5 +89,5 @@ def line(seeds: Sequence[Figures]) -> tuple[str, ...]:
         f"{len(seeds)}",
         f"{mean(row['seconds'] for row in seeds):.0f}",
         *(f"{times[f'{who} {size}']:.{digits}f}" if times else "" for size, digits in ((1, 2), (32, 1))
-          for who in ("ours", "dense")),
+          for who in ("ours", "dense", "given")),
     )  # fmt: skip

@@ -17,13 +17,12 @@ from typing import Any
 import tensorring_torch as tgt
 import torch
 from sklearn.datasets import load_digits
-from tensorring_torch.layout import channels_last
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import tensorring as tg
 from benchmarks import machine, resnet
-from benchmarks.networks import augmented, latencies, parameters, predicted
+from benchmarks.networks import augmented, parameters, predicted, side_by_side
 from benchmarks.tables import table, write
 
 # Of the 1,797 digits; on the others networks are judged.
@@ -200,15 +199,9 @@ def rows(case: Case, seed: int) -> Iterator[Row | str]:
             yield f"{case.title}, seed {seed}: {error}."
             continue
         seconds = time.perf_counter() - start
-        times = {size: beside(dense, ours, case.x[:size], turns) for size, turns in TURNS.items()}
+        times = {size: side_by_side(dense, ours, case.x[:size], turns) for size, turns in TURNS.items()}
         sizes, right = (parameters(dense), parameters(ours)), (case.right(dense), case.right(ours))
         yield Row(case.title, words(asked), seed, sizes, right, times, seconds)
-
-
-def beside(dense: nn.Module, ours: nn.Module, x: Tensor, turns: int) -> tuple[float, float, float]:
-    """Milliseconds of both in turn, each in the memory layout that it is faster in, and of the dense one as it is."""
-    times = latencies([dense, channels_last(dense), ours, channels_last(ours)], x, turns)
-    return min(times[:2]), min(times[2:]), times[0]
 
 
 def words(asked: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from tensorring_torch.layout import channels_last
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -62,6 +63,12 @@ def latencies(models: Sequence[Network], x: Tensor, repeats: int = 40) -> list[f
             if turn >= 5:
                 kept.append(time.perf_counter() - start)
     return [1e3 * median(kept) for kept in times]
+
+
+def side_by_side(dense: nn.Module, ours: nn.Module, x: Tensor, repeats: int = 40) -> tuple[float, float, float]:
+    """Milliseconds of both, each in the memory layout that it is faster in, and of the dense one as it is."""
+    times = latencies([dense, channels_last(dense), ours, channels_last(ours)], x, repeats)
+    return min(times[:2]), min(times[2:]), times[0]
 
 
 def augmented(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
