@@ -70,9 +70,7 @@ class Budgeted:
         asked = set(asked)
         self._model, self._example, self._notes = model, example_input, list[str]()
         self._stopwatch = Stopwatch(seconds=_TIMING)
-        self._dense, gain = duplicate(model).eval(), 1.0
-        if "latency" in asked:
-            self._dense, gain = self._in_fastest_layout()
+        self._dense = duplicate(model).eval()
         self._shapes = input_shapes(model, example_input)
         found = candidates(model, self._shapes, include=include, exclude=exclude)
         self._found = [_fittable(each) for each in found]
@@ -81,6 +79,9 @@ class Budgeted:
         if not uses:
             reasons = "; ".join(f"{each.name!r}: {each.reason}" for each in self._found)
             raise ValueError(f"got a {type(model).__name__} without a layer to fit to a budget ({reasons or 'none'})")
+        gain = 1.0
+        if "latency" in asked:
+            self._dense, gain = self._in_fastest_layout()
         kernels = {name: _kernel(name, self._dense.get_submodule(name)) for name in uses}
         self._study = Study(self._dense, batches, {name: self._shapes[name] for name in uses}) if batches else None
         curves = {name: self._options(name, kernels[name], use, asked, formats) for name, use in uses.items()}
@@ -142,7 +143,7 @@ class Budgeted:
             chosen = within_latency(dense, layers, budget, self._example, self._stopwatch)
         built = self._built(chosen, callback)
         if self._study and self._study.change(built.model) > _CHANGED:
-            _reconstruct(dense, built, self._study.batches)
+            _reconstruct(dense, built, self._study.batches, callback)
         seconds: list[float | None] = [None, None]
         if budget.latency is not None:
             laid_out, ours = self._stopwatch.measure([dense, built.model], self._example)
@@ -251,12 +252,12 @@ def _whole(dense: nn.Module, shapes: Shapes) -> dict[str, float]:
     return {"parameters": float(sum(p.numel() for p in dense.parameters())), "macs": float(macs)}
 
 
-def _reconstruct(dense: nn.Module, built: _Built, batches: list[Batch]) -> None:
+def _reconstruct(dense: nn.Module, built: _Built, batches: list[Batch], callback: Progress | None) -> None:
     """All factors together, unless the work was interrupted, or steps in half precision would be lost in rounding."""
     if built.interrupted or any(p.dtype in (torch.float16, torch.bfloat16) for p in built.model.parameters()):
         return
     try:
-        left = reconstructed(dense, built.model, batches)
+        left = reconstructed(dense, built.model, batches, callback=callback)
         built.notes.append(f"all factors adjusted together: squared error of the outputs {left:.2f} × as large")
     except KeyboardInterrupt:
         built.interrupted = True

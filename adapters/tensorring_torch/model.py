@@ -78,7 +78,8 @@ def compress(  # noqa: PLR0913 - three ways to say how far to go, and what all o
         Which layers: name patterns as in `fnmatch` ("encoder.*"), types of modules, or a list of both. What matches a
         module stands for everything in it; `exclude` wins.
     callback
-        `callback(done, total, name)` after each layer; with `evaluate` after each network.
+        `callback(done, total, name)` after each layer, and after each step of an adjustment of all factors together;
+        with `evaluate` after each network.
 
     Returns
     -------

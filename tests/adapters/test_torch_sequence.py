@@ -302,9 +302,11 @@ def test_factors_together_come_nearer_or_stay():
     distances = []
     with torch.no_grad():
         distances.append(apart(model, ours, x))
-        left = reconstructed(model, ours, [(x[:32],), (x[32:],)])
+        steps = []
+        left = reconstructed(model, ours, [(x[:32],), (x[32:],)], callback=lambda *step: steps.append(step))
         distances.append(apart(model, ours, x))
     assert left < 1
+    assert steps == [(k, len(steps), "all factors together") for k in range(1, len(steps) + 1)]
     assert distances[1] < 0.9 * distances[0]
     assert [p.requires_grad for p in ours.parameters()] == trained
     assert all(p.grad is None for p in ours.parameters())

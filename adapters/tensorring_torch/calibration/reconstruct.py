@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tensorring_torch.calibration.data import Batch, first_tensor, fresh
 from tensorring_torch.layout import laid_out
+from tensorring_torch.report import Progress
 
 # Steps, inputs in each, and the highest rate of Adam: three times that undoes what the fits have found.
 _STEPS, _BATCH, _RATE = 300, 64, 3e-3
@@ -19,7 +20,9 @@ _STEPS, _BATCH, _RATE = 300, 64, 3e-3
 Values = dict[str, Tensor]
 
 
-def reconstructed(dense: nn.Module, ours: nn.Module, batches: Sequence[Batch], *, seed: int = 0) -> float:
+def reconstructed(
+    dense: nn.Module, ours: nn.Module, batches: Sequence[Batch], *, seed: int = 0, callback: Progress | None = None
+) -> float:
     """min Σ ‖ŷ − y‖²/‖y‖² over the parameters of `ours`, in place, on unlabelled data.
 
     The y are the outputs of the network and of its parts, the modules that are its direct children and called once: a
@@ -31,7 +34,7 @@ def reconstructed(dense: nn.Module, ours: nn.Module, batches: Sequence[Batch], *
     before = [(p.detach().clone(), p.requires_grad) for p in parameters]
     left = math.inf
     try:
-        left = _trained(dense, ours, [p.requires_grad_() for p in parameters], batches, seed)
+        left = _trained(dense, ours, [p.requires_grad_() for p in parameters], batches, seed, callback)
     finally:
         for parameter, (value, trained) in zip(parameters, before, strict=True):
             parameter.grad = None
@@ -42,7 +45,12 @@ def reconstructed(dense: nn.Module, ours: nn.Module, batches: Sequence[Batch], *
 
 
 def _trained(
-    dense: nn.Module, ours: nn.Module, parameters: list[nn.Parameter], batches: Sequence[Batch], seed: int
+    dense: nn.Module,
+    ours: nn.Module,
+    parameters: list[nn.Parameter],
+    batches: Sequence[Batch],
+    seed: int,
+    callback: Progress | None,
 ) -> float:
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(parameters, lr=_RATE, betas=(0.9, 0.99))
@@ -64,6 +72,8 @@ def _trained(
             optimizer.step()
             schedule.step()
             losses.append(float(distances[""].detach()))
+            if callback is not None:
+                callback(len(losses), _STEPS, "all factors together")
     tenth = max(1, len(losses) // 10)
     first, last = sum(losses[:tenth]), sum(losses[-tenth:])
     return last / first if first > 0 else math.inf
