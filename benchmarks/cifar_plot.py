@@ -15,7 +15,8 @@ from benchmarks.tables import DOCS
 
 IMAGES = DOCS.parent / "images"
 # Told apart by everyone (after Okabe and Ito); dashes are for what looks at no data.
-COLOURS = ("#777777", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#D55E00", "#000000", "#882255")
+COLOURS = ("#777777", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#D55E00", "#000000", "#882255",
+           "#B8A800")  # fmt: skip
 
 
 def draw(rows: list[dict[str, Any]], network: str, path: Path) -> None:
