@@ -133,39 +133,19 @@ def compress(  # noqa: PLR0913 - three ways to say how far to go, and what all o
     check_minimize(minimize)
     _check_goal(tol, budget, evaluate, max_drop=max_drop, calibration=calibration)
     _check_layers(model)
-    if isinstance(formats, str):
-        formats = (formats,)
-    names = None if formats is None else tuple(formats)
+    names = (formats,) if isinstance(formats, str) else None if formats is None else tuple(formats)
+    where: dict[str, Any] = {"include": include, "exclude": exclude}
     if tol is not None:
         names = DIRECT if names is None else names
         check_formats(names, list(FITS))
-        return to_tolerance(
-            model,
-            example_input,
-            tol=tol,
-            minimize=minimize,
-            formats=names,
-            include=include,
-            exclude=exclude,
-            callback=callback,
-        )
-    fixed: dict[str, Any] = {
-        "formats": names,
-        "calibration": calibration,
-        "include": include,
-        "exclude": exclude,
-    }
+        return to_tolerance(model, example_input, tol=tol, minimize=minimize, formats=names, callback=callback, **where)
+    asked = [MEASURES[minimize][0]] if budget is None else budget.asked
+    network = Budgeted(model, example_input, asked=asked, formats=names, calibration=calibration, **where)
     if budget is not None:
-        return Budgeted(model, example_input, asked=budget.asked, **fixed).at(budget, callback=callback)
+        return network.at(budget, callback=callback)
     assert evaluate is not None
-    return searched(
-        model,
-        Budgeted(model, example_input, asked=[MEASURES[minimize][0]], **fixed).at,
-        evaluate=evaluate,
-        max_drop=0.01 if max_drop is None else max_drop,
-        minimize=minimize,
-        callback=callback,
-    )
+    drop = 0.01 if max_drop is None else max_drop
+    return searched(model, network.at, evaluate=evaluate, max_drop=drop, minimize=minimize, callback=callback)
 
 
 def _check_goal(tol: Any, budget: Any, evaluate: Any, *, max_drop: Any, calibration: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from tensorring._array import Array, copy, dtype_name, namespace
 from tensorring.algebra import balance
 from tensorring.contract.first_level import threads_for
-from tensorring.decompose._arguments import checked_rank, prepare
+from tensorring.decompose._arguments import Problem, checked_rank, prepare
 from tensorring.decompose._metric.fit import Price
 from tensorring.decompose._metric.formats import CP
 from tensorring.decompose._metric.in_metric import Variant, in_metric
@@ -160,12 +160,8 @@ def cp_stable(
         exact=lambda factors, _: measured(problem, factors),
     )
     count = checked_count(n_starts, "n_starts")
-    if rank is None and problem.tol is None:
-        raise ValueError("got neither rank nor tol; give rank= for the number of terms, tol= for the error, or both")
-    if rank is None and init != "hosvd":
-        raise ValueError(f"got init={init!r} without a rank; a search for the rank begins by itself: leave init out")
-    if rank is None and count > 1:
-        raise ValueError(f"got n_starts={n_starts} without a rank; a search goes from rank to rank: leave n_starts out")
+    if rank is None:
+        _check_search(problem, init, count)
     most = max(1, math.prod(problem.shape) // max(problem.shape))
     given = most if rank is None else min(checked_rank(rank), most)
     start = checked_init(init, problem.x, given)
@@ -184,6 +180,16 @@ def cp_stable(
         begins = _starts(control, given, start, count, rng, bound)
         run = control.best_of(begins, search=True)
         return _result(control, run)
+
+
+def _check_search(problem: Problem, init: Any, n_starts: int) -> None:
+    """Without a rank there is a tolerance, and nothing that asks for a rank."""
+    if problem.tol is None:
+        raise ValueError("got neither rank nor tol; give rank= for the number of terms, tol= for the error, or both")
+    if init != "hosvd":
+        raise ValueError(f"got init={init!r} without a rank; a search for the rank begins by itself: leave init out")
+    if n_starts > 1:
+        raise ValueError(f"got n_starts={n_starts} without a rank; a search goes from rank to rank: leave n_starts out")
 
 
 def smallest_cp(x: Any, *, tol: float, most: int | None = None) -> Decomposition[CPTensor] | None:
