@@ -8,11 +8,11 @@ from tensorring_torch.layer import build_layer, decompose_layer, dense_layer
 from tensorring_torch.model import compress
 from tensorring_torch.modules import FoldBond, UnfoldBond
 from tensorring_torch.norms import fold_norms
-from tensorring_torch.recipe import Recipe
 from tensorring_torch.report import Compressed, Cost, LayerReport, Report
-from tensorring_torch.sensitivity import sensitivity_penalty
+from tensorring_torch.training.fine_tune import Epoch, FineTuned, fine_tune
+from tensorring_torch.training.recipe import Recipe
+from tensorring_torch.training.sensitivity import sensitivity_penalty
 from tensorring_torch.tt_linear import TTLinear, tt_linear
-from tensorring_torch.tuning import Epoch, FineTuned, fine_tune
 
 __all__ = [
     # one layer

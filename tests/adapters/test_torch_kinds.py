@@ -12,8 +12,8 @@ from tensorring_torch.chain import Chain, Use
 from tensorring_torch.geometry import Call, Geometry
 from tensorring_torch.kinds import canonical_weight, layer_of
 from tensorring_torch.modules import dense_weight
-from tensorring_torch.sensitivity import sensitivity
 from tensorring_torch.trace import calls_of, input_shapes
+from tensorring_torch.training.sensitivity import sensitivity
 from test_torch_layer import LAYERS, random_tensor, weight_of
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode

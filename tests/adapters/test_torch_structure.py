@@ -30,15 +30,15 @@ LAYERS = [
     {"forms.btd", "forms.cp", "forms.cut", "forms.tr", "forms.tucker"},
     {"chain", "checks"},
     {"tt_linear", "factored"},
-    {"layer", "batches", "recipe"},
-    {"budget", "report", "sensitivity"},
+    {"layer", "training.batches", "training.recipe"},
+    {"budget", "report", "training.sensitivity"},
     {"trace", "latency"},
     {"checkpoint", "search", "select", "calibration.data", "calibration.fits", "calibration.moments"},
     {"tolerance", "calibration.curves", "calibration.graph", "calibration.observe", "calibration.walk"},
     {"calibration.allocation", "calibration.reconstruct", "calibration.sequence"},
     {"calibration.study"},
     {"budgeted"},
-    {"model", "norms", "tuning"},
+    {"model", "norms", "training.fine_tune"},
 ]
 
 
@@ -66,7 +66,7 @@ def test_each_file(file):
     names = {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
     assert not names & {"svd", "svdvals", "svd_lowrank", "eigh", "eigvalsh", "qr", "lstsq", "solve", "pinv"}
     assert not any(name.startswith("tensorring.") for name in imported(file)), "the public names alone"
-    if name_of(file) in ("__init__", "calibration", "forms"):
+    if name_of(file) in ("__init__", "calibration", "forms", "training"):
         return
     (level,) = (k for k, layer in enumerate(LAYERS) if name_of(file) in layer)
     assert own(file) <= set().union(*LAYERS[:level])

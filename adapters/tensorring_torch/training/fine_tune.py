@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tensorring_torch.batches import Batch, batches
 from tensorring_torch.checks import check_model
-from tensorring_torch.recipe import Recipe
 from tensorring_torch.replace import duplicate
-from tensorring_torch.sensitivity import sensitivity_penalty
+from tensorring_torch.training.batches import Batch, batches
+from tensorring_torch.training.recipe import Recipe
+from tensorring_torch.training.sensitivity import sensitivity_penalty
 
 State = Mapping[str, Tensor]
 

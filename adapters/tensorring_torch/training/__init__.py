@@ -1,0 +1,1 @@
+"""Training on after compression, and for it: recipes, penalties and products."""
