@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 import tensorring as tg
 from benchmarks.networks import augmented, parameters
-from benchmarks.vbmf import vbmf_rank
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,7 @@ def tucker_vbmf(dense: nn.Module, ratio: float, x: Tensor) -> nn.Module:
     found = {}
     for name, conv in block_convolutions(dense):
         kernel = conv.weight.detach().numpy()
-        unfolded = (np.moveaxis(kernel, mode, 0).reshape(kernel.shape[mode], -1) for mode in (0, 1))
-        ranks = tuple(max(1, vbmf_rank(matrix)) for matrix in unfolded)
-        found[name] = tg.tucker_hooi(kernel, ranks=ranks, modes=(0, 1)).tensor
+        found[name] = tg.tucker_hooi(kernel, ranks=tg.estimate_ranks(kernel)[:2], modes=(0, 1)).tensor
     return rebuilt(dense, found)
 
 

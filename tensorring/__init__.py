@@ -21,15 +21,18 @@ from tensorring.decompose import (
     tucker_hosvd,
 )
 from tensorring.diagnostics import (
+    CutSpectrum,
     Degeneracy,
     FactorMatch,
     core_consistency,
+    cut_spectra,
     degeneracy,
     factor_match,
     sensitivity,
 )
 from tensorring.io import load, save
 from tensorring.progress import progress
+from tensorring.ranks import estimate_ranks, vbmf_rank
 from tensorring.tensors import (
     BlockTermTensor,
     Candidate,
@@ -55,7 +58,10 @@ __all__ = [
     # with what you have
     "balance", "inner", "norm", "relative_error", "retarget",
     # what is wrong with it, if anything is
-    "Degeneracy", "FactorMatch", "core_consistency", "degeneracy", "factor_match", "sensitivity",
+    "CutSpectrum", "Degeneracy", "FactorMatch", "core_consistency", "cut_spectra", "degeneracy", "factor_match",
+    "sensitivity",
+    # how large it should be
+    "estimate_ranks", "vbmf_rank",
     # one point on each of many curves
     "Allocation", "BudgetError", "allocate",
     # files

@@ -79,3 +79,30 @@ def test_tutorial_on_networks_prints_what_it_shows(tmp_path, monkeypatch, capsys
     assert names["small"].report.after.parameters * 8 <= names["small"].report.before.parameters
     scores = [names["accuracy"](model, names["validation"]) for model in (names["best"].model, names["model"])]
     assert scores[0] >= scores[1] - 0.01 - 1e-6
+
+
+def test_tutorial_on_low_rank_prints_what_it_shows(tmp_path, monkeypatch, capsys) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    names, _ = _run(TUTORIALS / "train_for_low_rank.md", capsys)
+    dense, plain, trained, folded, orthogonal, cut, tuned = names["scores"]
+    assert min(dense, trained, orthogonal) > 0.94
+    assert folded > trained - 0.02
+    assert folded > plain
+    assert tuned > max(0.94, cut - 0.02)
+    before, after = names["counts"]
+    assert 3 * after < before
+
+
+def test_tutorial_on_steps_prints_what_it_shows(tmp_path, monkeypatch, capsys) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    names, _ = _run(TUTORIALS / "compress_step_by_step.md", capsys)
+    dense = names["accuracy"](names["dense"])
+    assert names["accuracy"](names["schedule"].model) > dense - 0.05
+    assert names["accuracy"](names["musco"]) > dense - 0.1
+    assert names["accuracy"](names["small"]) > dense - 0.1

@@ -20,14 +20,14 @@ from tensorring_torch.calibration.sequence import Choice, Fitted, fit, measured
 from tensorring_torch.calibration.study import Study
 from tensorring_torch.chain import Use
 from tensorring_torch.geometry import Geometry
-from tensorring_torch.kinds import KINDS, canonical_weight
+from tensorring_torch.kinds import canonical_weight
 from tensorring_torch.latency import Stopwatch
 from tensorring_torch.layout import channels_last, has_channels_last
 from tensorring_torch.plan import LANES
 from tensorring_torch.replace import duplicate, put
 from tensorring_torch.report import Compressed, Cost, LayerReport, Progress, Report
 from tensorring_torch.select import Candidate, Selection, candidates
-from tensorring_torch.trace import Shapes, calls_of, input_shapes, layers_called
+from tensorring_torch.trace import calls_of, input_shapes, layers_called, multiply_adds
 
 # Seconds for timing one layer and its options.
 _TIMING = 0.2
@@ -44,7 +44,7 @@ class Budgeted:
 
     Parameters
     ----------
-    model, example_input, formats, calibration, include, exclude
+    model, example_input, formats, calibration, include, exclude, scores
         As in `compress`.
     asked
         What the budgets are of: names of its fields.
@@ -66,6 +66,7 @@ class Budgeted:
         calibration: Any = None,
         include: Selection = None,
         exclude: Selection = None,
+        scores: str = "predicted",
     ) -> None:
         asked = set(asked)
         self._model, self._example, self._notes = model, example_input, list[str]()
@@ -85,7 +86,10 @@ class Budgeted:
         kernels = {name: _kernel(name, self._dense.get_submodule(name)) for name in uses}
         self._study = Study(self._dense, batches, {name: self._shapes[name] for name in uses}) if batches else None
         curves = {name: self._options(name, kernels[name], use, asked, formats) for name, use in uses.items()}
-        self._layers = Layers(uses, curves, _whole(self._dense, self._shapes))
+        if scores == "measured" and self._study is not None:
+            curves = self._study.measured(uses, curves)
+        whole = {"parameters": sum(p.numel() for p in model.parameters()), "macs": multiply_adds(model, self._shapes)}
+        self._layers = Layers(uses, curves, {name: float(count) for name, count in whole.items()})
         if "latency" in asked:
             inputs = {name: self._shapes[name][0] for name in uses}
             self._layers = timed(self._dense, self._layers, example_input, inputs, self._stopwatch, gain)
@@ -239,17 +243,6 @@ def _use(layer: nn.Module, shapes: Any, asked: set[str]) -> Use:
     geometry = Geometry.of(layer)
     minimize = "time" if "latency" in asked else "macs" if "macs" in asked else "parameters"
     return Use(geometry, calls_of(geometry, shapes), minimize)
-
-
-def _whole(dense: nn.Module, shapes: Shapes) -> dict[str, float]:
-    """Parameters and multiply-adds of the dense network."""
-    macs = 0
-    for name, layer in dense.named_modules():
-        if isinstance(layer, KINDS) and name in shapes:
-            geometry = Geometry.of(layer)
-            calls = calls_of(geometry, shapes[name])
-            macs += Use(geometry, calls).dense_plan.multiply_adds(calls)
-    return {"parameters": float(sum(p.numel() for p in dense.parameters())), "macs": float(macs)}
 
 
 def _reconstruct(dense: nn.Module, built: _Built, batches: list[Batch], callback: Progress | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import tensorring as tg
 from tensorring_torch.forms import btd, cp, cut, tr, tucker
@@ -98,8 +98,6 @@ class Chain:
             return None
         return max(float(tg.degeneracy(tensor).norm_ratio) for tensor in found)
 
-    @torch.inference_mode(False)  # parameters made in inference mode could never be trained
-    @torch.no_grad()
     def layers(self, like: nn.Module) -> nn.Sequential:
         """The layers, with dtype, device, bias, training mode and requires_grad of `like`."""
         stored: Any = like.weight
@@ -107,26 +105,37 @@ class Chain:
         dtype = torch.promote_types(to_torch(self.tensors[0].arrays[0]).dtype, stored.dtype)
         tensors = [tensor.astype(str(dtype).removeprefix("torch.")) for tensor in self.tensors]
         weights = stage_weights([_kernels(tensor, self.plan.geometry.kernel) for tensor in tensors], self.starts)
-        plain = [w.to(stored).clone(memory_format=torch.contiguous_format) for w in weights]
-        bias: Any = getattr(like, "bias", None)
-        bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=bias.requires_grad)
-        layers = sequence(self.plan, plain, bias, trained=stored.requires_grad).train(like.training)
-        # Where an index rides along in the batch, every fold would be a copy.
-        if has_channels_last(like) and all(stage.riders == 1 for stage in self.plan.stages):
-            lay_out(layers)
-        return layers
+        return assembled(self.plan, weights, like)
 
 
-def fitted(weight: np.ndarray, use: Use, *, format: str, tol: float | None, ranks: tr.Caps = None) -> Iterator[Chain]:
+@torch.inference_mode(False)  # parameters made in inference mode could never be trained
+@torch.no_grad()
+def assembled(plan: Plan, weights: Sequence[Tensor], like: nn.Module) -> nn.Sequential:
+    """The layers of a plan, with dtype, device, bias, training mode and requires_grad of `like`."""
+    stored: Any = like.weight
+    plain = [w.to(stored).clone(memory_format=torch.contiguous_format) for w in weights]
+    bias: Any = getattr(like, "bias", None)
+    bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=bias.requires_grad)
+    layers = sequence(plan, plain, bias, trained=stored.requires_grad).train(like.training)
+    # Where an index rides along in the batch, every fold would be a copy.
+    if has_channels_last(like) and all(stage.riders == 1 for stage in plan.stages):
+        lay_out(layers)
+    return layers
+
+
+def fitted(
+    weight: np.ndarray, use: Use, *, format: str, tol: float | None, ranks: tr.Caps = None, blocks: int | None = None
+) -> Iterator[Chain]:
     """The chains of one format; with groups and no caps, for the groups together and for each by itself.
 
-    Of a matrix every format is the cut: none is smaller at the same error.
+    With `blocks`, one way alone: 1 for the groups together, else each. Of a matrix every format is the cut: none is
+    smaller at the same error.
     """
     format, groups = format if use.geometry.kernel else "cut", use.geometry.groups
     ways = [1] if groups == 1 or ranks is not None else [1, groups]
-    for blocks in ways:
-        alone = use if blocks == 1 else use.one_group()
-        parts = np.split(weight, blocks)
+    for count in ways if blocks is None else [blocks]:
+        alone = use if count == 1 else use.one_group()
+        parts = np.split(weight, count)
         fits = [
             FITS[format](part, tol=tol, ranks=ranks, cost=tr.cost(alone.geometry, alone.calls, alone.minimize))
             for part in parts

@@ -34,6 +34,7 @@ def compress(  # noqa: PLR0913 - three ways to say how far to go, and what all o
     max_drop: float | None = None,
     include: Selection = None,
     exclude: Selection = None,
+    scores: str = "predicted",
     callback: Progress | None = None,
 ) -> Compressed:
     """A smaller network: every layer within `tol`, all layers within `budget`, or `evaluate` within `max_drop`.
@@ -77,6 +78,11 @@ def compress(  # noqa: PLR0913 - three ways to say how far to go, and what all o
     include, exclude
         Which layers: name patterns as in `fnmatch` ("encoder.*"), types of modules, or a list of both. What matches a
         module stands for everything in it; `exclude` wins.
+    scores
+        With `calibration`, what options of a layer are compared by. "predicted": what their errors do to the squares of
+        the network's outputs, to first order; "measured": the KL divergence of its outputs, then taken as logits along
+        the second axis, with that layer alone exchanged, on some 384 inputs. It takes half a minute more for a
+        ResNet-20, and gave no better networks there, at 6.5 and 8 times fewer parameters.
     callback
         `callback(done, total, name)` after each layer, and after each step of an adjustment of all factors together;
         with `evaluate` after each network.
@@ -135,12 +141,15 @@ def compress(  # noqa: PLR0913 - three ways to say how far to go, and what all o
     _check_layers(model)
     names = (formats,) if isinstance(formats, str) else None if formats is None else tuple(formats)
     where: dict[str, Any] = {"include": include, "exclude": exclude}
+    _check_scores(scores, calibration)
     if tol is not None:
         names = DIRECT if names is None else names
         check_formats(names, list(FITS))
         return to_tolerance(model, example_input, tol=tol, minimize=minimize, formats=names, callback=callback, **where)
     asked = [MEASURES[minimize][0]] if budget is None else budget.asked
-    network = Budgeted(model, example_input, asked=asked, formats=names, calibration=calibration, **where)
+    network = Budgeted(
+        model, example_input, asked=asked, formats=names, calibration=calibration, scores=scores, **where
+    )
     if budget is not None:
         return network.at(budget, callback=callback)
     assert evaluate is not None
@@ -169,6 +178,13 @@ def _check_goal(tol: Any, budget: Any, evaluate: Any, *, max_drop: Any, calibrat
         raise ValueError(
             "got calibration with tol, which bounds errors of weights; data counts with budget or evaluate"
         )
+
+
+def _check_scores(scores: Any, calibration: Any) -> None:
+    if scores not in ("predicted", "measured"):
+        raise ValueError(f"got scores={scores!r}; they are 'predicted' or 'measured'")
+    if scores == "measured" and calibration is None:
+        raise ValueError("got scores='measured' without calibration, the inputs to measure on")
 
 
 def _check_number(name: str, value: Any, meaning: str, *, below: float = math.inf) -> None:

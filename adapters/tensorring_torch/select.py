@@ -86,6 +86,20 @@ def owners(model: nn.Module, *, include: Selection = None, exclude: Selection = 
     return [Candidate(name, owner, next(reasons(owner), None)) for name, owner in found]
 
 
+def chains(model: nn.Module, *, include: Selection = None, exclude: Selection = None) -> list[Candidate]:
+    """All layers that are chains already, and why some stay as they are. Selections are those of `candidates`."""
+    inside, outside = _selected(model, include, exclude)
+    tied = tied_modules(model)
+
+    def reasons(chain: nn.Module) -> Iterator[str]:
+        yield from _unselected(chain, inside, outside)
+        if any(id(part) in tied for part in chain.modules()):
+            yield _TIED
+
+    found = ((name, module) for name, module in model.named_modules() if plan_of(module) is not None)
+    return [Candidate(name, chain, next(reasons(chain), None)) for name, chain in found]
+
+
 def _reasons(
     name: str, layer: nn.Module, shapes: Shapes, inside: set[int] | None, outside: set[int], fixed: dict[int, str]
 ) -> Iterator[str]:

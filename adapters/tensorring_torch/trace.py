@@ -74,6 +74,13 @@ def calls_of(geometry: Geometry, shapes: list[torch.Size]) -> Calls:
     )
 
 
+def multiply_adds(model: nn.Module, shapes: Shapes) -> int:
+    """Those of all convolutions and linear layers, parts of chains too, whose inputs had these shapes."""
+    layers = [(Geometry.of(layer), name) for name, layer in model.named_modules() if isinstance(layer, KINDS)]
+    calls = [(geometry, call) for geometry, name in layers for call in calls_of(geometry, shapes.get(name, []))]
+    return sum(call.batch * geometry.multiply_adds(call.size) for geometry, call in calls)
+
+
 def unbatched(geometry: Geometry, shapes: list[torch.Size]) -> bool:
     """Whether a convolution was called on an image without a batch."""
     return bool(geometry.kernel) and any(len(shape) < len(geometry.kernel) + 2 for shape in shapes)

@@ -64,7 +64,7 @@ MODEL, X = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.zeros(2, 4)
 
 def test_a_budget_goes_on_as_it_is(asked):
     budget = tgt.Budget(macs=0.5)
-    given = {"calibration": [X], "include": "0", "exclude": nn.Conv2d, "callback": print}
+    given = {"calibration": [X], "scores": "measured", "include": "0", "exclude": nn.Conv2d, "callback": print}
     result = tgt.compress(MODEL, X, budget=budget, formats="cp", **given)
     assert result.model is MODEL
     assert asked == [(MODEL, X, {"asked": budget.asked, "budget": budget, "formats": ("cp",), **given})]

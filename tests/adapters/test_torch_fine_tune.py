@@ -1,11 +1,14 @@
 """Training on: a copy learns, the same seed gives the same network, and every way to end leaves a whole one."""
 
 import copy
+import itertools
 
+import numpy as np
 import pytest
 import tensorring_torch as tgt
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 torch.set_num_threads(1)
@@ -84,6 +87,15 @@ def test_the_same_seed_gives_the_same_network(dense, small):
         for _ in range(2)
     ]
     assert same(*runs)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_wherever_it_is_called(mode, dense, small):
+    expected = tgt.fine_tune(small, dense, images(), epochs=1, ema=0.5).model
+    with mode():
+        tuned = tgt.fine_tune(small, dense, images(), epochs=1, ema=0.5).model
+    assert same(tuned, expected)
+    tuned(images()[0]).sum().backward()
 
 
 def test_best_is_the_state_of_the_least_validation_loss():
@@ -185,6 +197,295 @@ def test_the_learning_rate_is_one_cycle():
     assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
+def by_hand(model, x, y, recipe):
+    """Full batches in double precision, every rule written out; the weights at the end and their average."""
+    weights = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    first, second = ({name: torch.zeros_like(p) for name, p in weights.items()} for _ in range(2))
+    mean = {name: p.detach().clone() for name, p in weights.items()}
+    for k in range(recipe["epochs"]):
+        done = (k + 0.5) / recipe["epochs"]
+        up = np.cos(np.pi * (1 - done / 0.3) / 2) ** 2 if done < 0.3 else np.cos(np.pi * (done - 0.3) / 1.4) ** 2
+        lr = recipe["lr"] * ((1 + 24 * up) / 25 if done < 0.3 else up)
+        m = 0.95 - 0.1 * up
+        logits = torch.func.functional_call(model, weights, (x,))
+        loss = functional.cross_entropy(logits, y) + 0.01 * weights["0.bias"].square().sum()
+        gradients = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
+        length = sum(g.square().sum() for g in gradients.values()).sqrt()
+        for name, p in weights.items():
+            g, decay = gradients[name] * min(1, recipe["clip"] / length), 0.01 if "weight" in name else 0
+            with torch.no_grad():
+                if recipe["optimizer"] == "sgd":
+                    g = g + decay * p
+                    first[name] = m * first[name] + g
+                    p -= lr * (g + m * first[name])
+                else:
+                    first[name] = m * first[name] + (1 - m) * g
+                    second[name] = 0.999 * second[name] + 0.001 * g**2
+                    size = (second[name] / (1 - 0.999 ** (k + 1))).sqrt() + 1e-8
+                    p -= lr * (decay * p + first[name] / (1 - m ** (k + 1)) / size)
+                d = min(0.5, (1 + k) / (10 + k))
+                mean[name] = d * mean[name] + (1 - d) * p
+    return weights, mean
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_steps_are_those_of_the_formulas(optimizer):
+    """Rate, momentum, decay (of weights alone), clipping, penalty and average, against the same by hand."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    x, y = torch.randn(20, 6, dtype=torch.float64), torch.arange(20) % 3
+    recipe = {"optimizer": optimizer, "epochs": 12, "lr": 0.1, "clip": 0.3}
+    rest = {"momentum": (0.85, 0.95), "weight_decay": 0.01, "validation": 0}
+    expected, mean = by_hand(model, x, y, recipe)
+
+    def penalty(m):
+        return 0.01 * m[0].bias.square().sum()
+
+    for ema, wanted in ((0.0, expected), (0.5, mean)):
+        tuned = tgt.fine_tune(model, None, (x, y), penalty=penalty, ema=ema, **recipe, **rest)
+        for name, value in tuned.model.named_parameters():
+            torch.testing.assert_close(value.detach(), wanted[name].detach(), rtol=1e-9, atol=1e-10)
+
+
+def test_a_pair_of_momenta_is_cycled_as_torch_does():
+    recipe, steps = tgt.Recipe(lr=2.0, momentum=(0.85, 0.95)), 2000
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.0, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2.0, total_steps=steps)
+    for k in range(steps - 1):
+        group = optimizer.param_groups[0]
+        assert recipe.rate((k + 0.5) / steps) == pytest.approx(group["lr"], abs=0.01)
+        assert recipe.inertia((k + 0.5) / steps) == pytest.approx(group["momentum"], abs=0.001)
+        optimizer.step()
+        schedule.step()
+    assert tgt.Recipe(momentum=0.7).inertia(0.4) == 0.7
+
+
+def test_numbers_of_numpy_are_taken():
+    recipe = tgt.Recipe(lr=np.float32(0.5), ema=np.float64(0.9), momentum=(np.float64(0.5), 0.75), weight_decay=0)
+    assert (recipe.lr, recipe.ema, recipe.momentum) == (0.5, 0.9, (0.5, 0.75))
+    assert {type(number) for number in (recipe.lr, recipe.ema, *recipe.momentum)} == {float}
+
+
+def test_averaged_weights_are_validated_and_returned(dense, small):
+    """The average does not change how the running network learns, whose batch norms it takes over."""
+    x, y = images()
+    data = {"validation": (x, y), "epochs": 3, "lr": 0.1, "batch_size": 20}
+    plain, mean = (tgt.fine_tune(small, dense, (x, y), ema=ema, **data) for ema in (0.0, 0.9))
+    assert torch.equal(plain.model[1].running_mean, mean.model[1].running_mean)
+    assert [epoch.loss for epoch in plain.history] == [epoch.loss for epoch in mean.history]
+    assert not torch.equal(plain.model[0].weight, mean.model[0].weight)
+    tuned, last = mean.model.eval(), mean.history[-1]
+    assert float((tuned(x).argmax(1) == y).float().mean()) == pytest.approx(last.validation_accuracy)
+    tuned.load_state_dict(mean.best)
+    loss = tgt.Recipe().loss(tuned(x), y, dense(x))
+    assert float(loss.detach()) == pytest.approx(mean.best_epoch.validation_loss, rel=1e-5)
+    assert all(
+        new.data_ptr() != old.data_ptr() for new, old in zip(tuned.parameters(), small.parameters(), strict=True)
+    )
+
+
+def test_frozen_layers_have_no_average(small):
+    small[0].requires_grad_(False)
+    tuned = tgt.fine_tune(small, None, images(), epochs=1, ema=0.5).model
+    assert torch.equal(tuned[0].weight, small[0].weight)
+
+
+def test_labels_may_be_left_out_where_only_the_teacher_counts(dense, small):
+    x, y = images()
+    options = {"epochs": 2, "distill": 1.0, "batch_size": 20, "lr": 0.1}
+    with_labels = tgt.fine_tune(small, dense, (x, y), **options)
+    without = tgt.fine_tune(small, dense, x, **options)
+    assert same(with_labels.model, without.model)
+    assert [e[:3] for e in with_labels.history] == [e[:3] for e in without.history]
+    tuned = tgt.fine_tune(small, dense, x[:200], validation=x[200:], **options)
+    agree = (tuned.model.eval()(x[200:]).argmax(1) == dense(x[200:]).argmax(1)).float().mean()
+    assert tuned.history[-1].validation_accuracy == pytest.approx(float(agree))
+    sets = TensorDataset(x), x, TensorDataset(x, y)
+    for loaders in (
+        [DataLoader(data, 20) for data in sets],
+        [x.split(20), list(zip(x.split(20), y.split(20), strict=True))],
+    ):
+        runs = [tgt.fine_tune(small, dense, loader, validation=0, **options).model for loader in loaders]
+        assert all(same(runs[0], other) for other in runs[1:])
+
+
+class Recorder(nn.Module):
+    """Passes on what it is given, and keeps it in a list that copies of the module share."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = [seen]
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, x):
+        self.seen[0].append(x.clone())
+        return x
+
+
+def test_the_teacher_sees_the_same_augmented_images():
+    """Also where a network writes into what it is given."""
+    mine, theirs, drawn = [], [], []
+
+    def mixed(x):
+        share = torch.rand(len(x), 1, 1, 1)
+        drawn.append(share * x + (1 - share) * x.flip(0) - 0.5)
+        return drawn[-1].clone()
+
+    layers = nn.Flatten(), nn.Linear(64, 2)
+    student = nn.Sequential(Recorder(mine), nn.ReLU(inplace=True), *layers)
+    teacher = nn.Sequential(Recorder(theirs), nn.ReLU(inplace=True), *copy.deepcopy(layers))
+    tgt.fine_tune(student, teacher, images()[0], validation=0, augment=mixed, distill=1.0, epochs=2, batch_size=60)
+    assert len(mine) == len(theirs) == len(drawn) == 8
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(mine, theirs, drawn, strict=True))
+
+
+def test_labels_of_every_pixel():
+    torch.manual_seed(0)
+    model, x = nn.Conv2d(1, 3, 3, padding=1), torch.rand(30, 1, 4, 5)
+    y = (3 * x[:, 0]).long()
+    tuned = tgt.fine_tune(model, None, (x, y), validation=(x, y), epochs=1, batch_size=7)
+    logits = tuned.model(x)
+    assert tuned.history[-1].validation_loss == pytest.approx(float(functional.cross_entropy(logits, y).detach()), 1e-5)
+    assert tuned.history[-1].validation_accuracy == pytest.approx(float((logits.argmax(1) == y).float().mean()))
+
+
+def test_a_penalty_of_any_kind(small):
+    loose, tame = (
+        tgt.fine_tune(small, None, images(), epochs=2, lr=0.1, penalty=penalty).model
+        for penalty in (None, lambda m: 1.0 * m[0].weight.abs().sum())
+    )
+    assert tame[0].weight.abs().sum() < 0.9 * loose[0].weight.abs().sum()
+    for penalty, got in (
+        (lambda m: 1.0, "a float"),
+        (lambda m: m[0].bias, r"a Tensor of shape \(8,\)|a Parameter of shape \(8,\)"),
+    ):
+        with pytest.raises(TypeError, match=f"got ({got}) from penalty.*sum it"):
+            tgt.fine_tune(small, None, images(), penalty=penalty)
+
+
+def test_the_result_is_a_table():
+    (x, y), small = images(), network()
+    tuned = tgt.fine_tune(small, None, (x, y), validation=(x, 1 - y), epochs=2, lr=0.1, batch_size=20)
+    head, *rows, note = str(tuned).splitlines()
+    assert head.split() == ["epoch", "loss", "validation", "loss", "accuracy"]
+    assert [int(row.split()[0]) for row in rows] == [0, 1, 2]
+    assert [row.endswith("best") for row in rows] == [True, False, False]
+    assert f"{tuned.history[1].validation_loss:.4g}" in rows[1]
+    assert note.endswith(tuned.message)
+    assert tuned.best_epoch is tuned.history[0]
+    without = tgt.fine_tune(small, None, (x, y), validation=0, epochs=1)
+    assert without.best_epoch is without.history[-1]
+    assert "nan" not in str(without)
+    with torch.no_grad():
+        small[0].weight[0] = float("nan")
+    nothing = tgt.fine_tune(small, None, (x, y), epochs=1)
+    assert nothing.best_epoch is None
+    assert "no longer finite" in str(nothing)
+
+
+def noisy(x):
+    return x + 0.1 * torch.randn_like(x)
+
+
+def broken_off(step, how):
+    """A callback that ends the run after a step, as a user or a crash would."""
+
+    def callback(k, loss):
+        if k == step and how != "callback":
+            raise how
+        return k == step
+
+    return callback
+
+
+@pytest.mark.parametrize("how", ["callback", KeyboardInterrupt, RuntimeError("crash")], ids=["callback", "^C", "crash"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_run_goes_on_exactly_where_it_was(tmp_path, dense, small, optimizer, how):
+    """Whatever broke it off and after whichever steps: weights, best state and history are those of one run."""
+    call = {"augment": noisy, "seed": 3, "optimizer": optimizer, "epochs": 4, "lr": 0.02, "batch_size": 45, "ema": 0.6}
+    call |= {"momentum": (0.8, 0.9), "distill": 0.7, "sensitivity": 1e-3}
+    whole = tgt.fine_tune(small, dense, images(), **call)
+    for number, steps in enumerate([(1,), (5,), (6,), (11,), (7, 8, 16, 20), (15, 20)]):
+        path = tmp_path / f"{number}.pt"
+        for step in steps:
+            try:
+                part = tgt.fine_tune(small, dense, images(), checkpoint=path, callback=broken_off(step, how), **call)
+                assert part.stop in ("callback", "interrupted")
+            except RuntimeError:
+                assert isinstance(how, RuntimeError)
+        torch.rand(7)  # whatever else was drawn in between
+        again = tgt.fine_tune(small, dense, images(), checkpoint=path, **call)
+        assert again.stop == "epochs"
+        assert same(again.model, whole.model)
+        assert all(torch.equal(again.best[name], value) for name, value in whole.best.items())
+        assert again.history == whole.history
+
+
+def test_a_run_goes_on_with_a_loader(tmp_path, small):
+    """The order of one that shuffles is drawn from torch's global state, and goes on with it."""
+    x, y = images()
+    call = {"loader": DataLoader(TensorDataset(x, y), 40, shuffle=True), "validation": (x, y), "epochs": 3}
+    whole = tgt.fine_tune(small, None, **call)
+    for step in (7, 13):
+        tgt.fine_tune(small, None, checkpoint=tmp_path / "run.pt", callback=broken_off(step, "callback"), **call)
+    assert same(tgt.fine_tune(small, None, checkpoint=tmp_path / "run.pt", **call).model, whole.model)
+
+
+def test_a_complete_run_is_not_run_again(tmp_path, small):
+    path, steps = str(tmp_path / "run.pt"), []
+    call = {"epochs": 2, "checkpoint": path, "callback": lambda step, loss: steps.append(step)}
+    first, again = (tgt.fine_tune(small, None, images(), **call) for _ in range(2))
+    assert same(first.model, again.model)
+    assert (first.history, first.stop) == (again.history, again.stop)
+    assert steps == list(range(1, len(steps) + 1))
+    state = torch.load(path, weights_only=True)["state"]
+    assert all(torch.equal(state["last"][name], value) for name, value in first.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.02}, r"lr=0\.01.* 0\.02"),
+        ({"epochs": 3}, "epochs=2.* 3"),
+        ({"seed": 1}, "seed=0.* 1"),
+        ({"validation": 0.11}, r"validation=0\.1, .*0\.11"),
+        ({"loader": images(480)}, "steps=.*"),
+        ({"teacher": None}, "teacher='.*None"),
+        ({"model": network()}, "model='.*a run goes on as it began.*new file"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, dense, small, change, message):
+    call = {"model": small, "teacher": dense, "loader": images(), "epochs": 2, "checkpoint": tmp_path / "run.pt"}
+    tgt.fine_tune(**call, callback=broken_off(1, "callback"))
+    before = call["checkpoint"].read_bytes()
+    with pytest.raises(ValueError, match=r"run\.pt holds a run with " + message):
+        tgt.fine_tune(**call | change)
+    assert call["checkpoint"].read_bytes() == before
+
+
+def test_files_that_are_no_checkpoints(tmp_path, small):
+    path, steps = tmp_path / "run.pt", itertools.count()
+    call = {"epochs": 1, "checkpoint": path, "callback": lambda step, loss: next(steps) and None}
+    tgt.fine_tune(small, None, images(), **call)
+    whole, other = path.read_bytes(), tmp_path / "other.pt"
+    torch.save({"weights": torch.zeros(2)}, other)
+    tgt.save(tmp_path / "small", small)
+    for content in (b"", b"text", whole[:-100], whole[: len(whole) // 2], other, tmp_path / "small"):
+        content = content if isinstance(content, bytes) else content.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"run\.pt: not a file of a run.*fine_tune writes one"):
+            tgt.fine_tune(small, None, images(), **call)
+        assert path.read_bytes() == content
+    began = next(steps)
+    with pytest.raises(FileNotFoundError, match="make it first"):
+        tgt.fine_tune(small, None, images(), **call | {"checkpoint": tmp_path / "nowhere" / "run.pt"})
+    with pytest.raises(IsADirectoryError):
+        tgt.fine_tune(small, None, images(), **call | {"checkpoint": tmp_path})
+    assert next(steps) == began + 1, "the file is tried before the first step"
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -192,11 +493,26 @@ def test_the_learning_rate_is_one_cycle():
         ({"epochs": 1.5}, ValueError, "1.5"),
         ({"lr": -1.0}, ValueError, "lr=-1"),
         ({"lr": float("nan")}, ValueError, "nan"),
+        ({"lr": "fast"}, ValueError, "lr='fast'; it is a number above 0"),
+        ({"optimizer": "lion"}, ValueError, "optimizer='lion'; it is 'sgd' or 'adam'"),
+        ({"momentum": (0.9, 0.8)}, ValueError, "momentum=.0.9, 0.8.*lowest"),
+        ({"momentum": 1.0}, ValueError, r"momentum=1\.0"),
+        ({"weight_decay": -1}, ValueError, "weight_decay=-1; it is a number of at least 0"),
+        ({"clip": 0.0}, ValueError, r"clip=0\.0.*or None"),
+        ({"ema": 1.0}, ValueError, r"ema=1\.0; .*\[0, 1\)"),
         ({"distill": 2.0}, ValueError, "distill"),
         ({"batch_norm": "off"}, ValueError, "'off'"),
+        ({"loader": images()[0]}, ValueError, "without labels.*distill=1.*teacher"),
+        ({"loader": images()[0], "distill": 1.0}, ValueError, "without labels"),
+        ({"loader": images()[0], "teacher": network()}, ValueError, "without labels"),
+        ({"loader": [(*images(20), 0)], "validation": 0}, TypeError, "batch of .*'int'.*pair"),
+        ({"loader": [{"x": 1}], "validation": 0}, TypeError, "batch of dict"),
+        ({"loader": [], "validation": 0}, ValueError, "without batches"),
+        ({"loader": images(4), "validation": 0.9}, ValueError, "none to train on"),
         ({"speed": 3}, TypeError, "speed"),
         ({"validation": 1.0}, ValueError, r"1\.0.*\[0, 1\)"),
         ({"model": "resnet"}, TypeError, "str.*nn.Module"),
+        ({"model": network().requires_grad_(False)}, ValueError, "no parameter learns.*requires_grad_"),
         ({"loader": iter([images()])}, TypeError, "DataLoader"),
         ({"loader": [images(20)]}, ValueError, "cannot be split"),
         ({"loader": (torch.zeros(3, 1), torch.zeros(2))}, ValueError, "3 inputs and 2 labels"),

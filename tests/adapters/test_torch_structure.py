@@ -24,21 +24,25 @@ FOLDER = pathlib.Path(tgt.__file__).parent
 FILES = sorted(FOLDER.rglob("*.py"))
 # Each layer imports from those before it.
 LAYERS = [
-    {"geometry", "replace"},
+    {"geometry", "training.carry_over", "replace", "score", "table"},
     {"plan", "kinds", "layout"},
     {"modules", "patches"},
     {"forms.btd", "forms.cp", "forms.cut", "forms.tr", "forms.tucker"},
-    {"chain", "checks"},
+    {"chain", "checks", "training.weakened"},
     {"tt_linear", "factored"},
-    {"layer", "training.batches", "training.recipe"},
-    {"budget", "report", "training.sensitivity"},
-    {"trace", "latency"},
+    {"layer", "training.average", "training.batches", "training.recipe"},
+    {"budget", "cut_report", "report", "training.optimizer", "training.result", "training.sensitivity"},
+    {"trace", "latency", "training.step", "training.orthogonality"},
+    {"training.comparison"},
     {"checkpoint", "search", "select", "calibration.data", "calibration.fits", "calibration.moments"},
     {"tolerance", "calibration.curves", "calibration.graph", "calibration.observe", "calibration.walk"},
-    {"calibration.allocation", "calibration.reconstruct", "calibration.sequence"},
-    {"calibration.study"},
-    {"budgeted"},
-    {"model", "norms", "training.fine_tune"},
+    {"training.factorize", "training.influence", "training.rank_search", "training.recompress"},
+    {"calibration.allocation", "calibration.measured", "calibration.reconstruct", "calibration.sequence"},
+    {"training.resume"},
+    {"training.run", "calibration.study"},
+    {"budgeted", "training.expand"},
+    {"compressibility", "model", "norms", "training.fine_tune", "training.fold"},
+    {"training.schedule"},
 ]
 
 

@@ -32,6 +32,11 @@ class Option:
     macs: int
     begin: tuple[tg.LowRankTensor, ...] = ()
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether `begin` is the fit itself, and not one of higher ranks to start from."""
+        return bool(self.begin) and tuple(self.begin[0].ranks[: len(self.ranks)]) == self.ranks
+
     def blank(self, use: Use) -> Chain | None:
         """A chain of zeros with these ranks: what is counted and timed."""
         return None if self.form is None else _blank(self.form, use, self.ranks)

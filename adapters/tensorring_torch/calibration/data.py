@@ -88,3 +88,14 @@ def first_of(batches: list[Batch], count: int) -> list[Batch]:
         kept.append(batch)
         total += next((len(value) for value in batch if isinstance(value, Tensor)), 1)
     return kept
+
+
+@torch.no_grad()
+def output_change(dense: nn.Module, ours: nn.Module, batches: list[Batch]) -> float:
+    """‖ŷ − y‖²/‖y‖² of the outputs: how far a network is from the dense one."""
+    change, whole = 0.0, 0.0
+    for batch in batches:
+        y, got = (first_tensor(model(*fresh(batch))) for model in (dense, ours))
+        change += float((got - y).abs().double().square().sum())
+        whole += float(y.abs().double().square().sum())
+    return change / (whole or 1.0)

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from tensorring_torch.calibration.data import Batch, first_of, first_tensor, fresh
+from tensorring_torch.calibration.curves import Option
+from tensorring_torch.calibration.data import Batch, first_of, output_change
 from tensorring_torch.calibration.graph import Surrounding, boxed, surroundings, traced
+from tensorring_torch.calibration.measured import measured
 from tensorring_torch.calibration.observe import Seen, observed
 from tensorring_torch.calibration.sequence import Choice, Fitted, Sequence
+from tensorring_torch.chain import Use
 from tensorring_torch.trace import Shapes, layers_called
 
 # Inputs that curves are made from, and final fits: more would tell them little.
@@ -59,15 +62,14 @@ class Study:
         norm = self._around.get(name, Surrounding()).norm
         return self.seen[name].outputs if name in self.seen and layer.bias is None and norm is None else 0
 
-    @torch.no_grad()
     def change(self, ours: nn.Module) -> float:
-        """‖ŷ − y‖²/‖y‖² of the outputs: how far a network is from the dense one."""
-        change, whole = 0.0, 0.0
-        for batch in first_of(self.batches, _FEW):
-            y, got = (first_tensor(model(*fresh(batch))) for model in (self._dense, ours))
-            change += float((got - y).abs().double().square().sum())
-            whole += float(y.abs().double().square().sum())
-        return change / (whole or 1.0)
+        """How far a network is from the dense one."""
+        return output_change(self._dense, ours, first_of(self.batches, _FEW))
+
+    def measured(self, uses: Mapping[str, Use], options: Mapping[str, list[Option]]) -> dict[str, list[Option]]:
+        """The options with scores of what each does, alone, to the outputs taken as logits."""
+        found = measured(self._graph, self._inside(uses), self._inside(options), self.batches)
+        return {name: found[inside] for name, inside in zip(options, self._inside(options), strict=True)}
 
     def fitted(self, ours: nn.Module, choices: Mapping[str, Choice]) -> Iterator[tuple[str, Fitted, nn.Module]]:
         """Each layer of a copy of the network after it was exchanged, in network order, and the network."""
