@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from torch import nn
+
+from tensorring_torch.table import as_markdown, as_text
 
 # (done, total, what was done)
 Progress = Callable[[int, int, str], None]
@@ -72,11 +74,7 @@ class Report:
 
     def __str__(self) -> str:
         """A table: one row a layer, then the totals, then the notes."""
-        rows = self._rows()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        numbers = [title in _NUMBERS for title in rows[0]]
-        lines = [_aligned(row, widths, numbers) for row in rows]
-        return "\n".join((*lines, *(f"note: {note}" for note in self.notes)))
+        return as_text(self._rows(), _NUMBERS, self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as numbers, strings, lists and dicts: what `json.dumps` takes."""
@@ -90,10 +88,7 @@ class Report:
 
     def to_markdown(self) -> str:
         """The table as GitHub's Markdown, and the notes as a list."""
-        head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in self._rows())
-        ruler = ["--:" if title in _NUMBERS else "---" for title in head]
-        lines = [f"| {' | '.join(row)} |" for row in (head, ruler, *rows)]
-        return "\n".join((*lines, *("" for _ in self.notes[:1]), *(f"- {note}" for note in self.notes)))
+        return as_markdown(self._rows(), _NUMBERS, self.notes)
 
     def _rows(self) -> list[list[str]]:
         """Titles, layers, totals; without the columns in which nothing stands."""
@@ -153,9 +148,3 @@ def _change(old: float | None, new: float | None, show: Callable[[float], str]) 
     if new is None or new == old:
         return show(old), ""
     return f"{show(old)} -> {show(new)}", f"{old / new:.2f}" if old and new else ""
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int], numbers: Sequence[bool]) -> str:
-    """Words to the left, numbers to the right."""
-    cells = zip(row, widths, numbers, strict=True)
-    return "  ".join(f"{cell:>{width}}" if number else f"{cell:<{width}}" for cell, width, number in cells).rstrip()

@@ -13,6 +13,7 @@ import tensorring as tg
 from tensorring_torch.budget import Budget
 from tensorring_torch.replace import duplicate
 from tensorring_torch.report import Compressed, LayerReport, Progress, Report
+from tensorring_torch.score import score_of
 
 # What is to be small: its name in a Budget, and in a Cost.
 MEASURES = {
@@ -126,19 +127,7 @@ class _Trials:
 
     def score(self, network: nn.Module, named: str) -> float:
         """What `evaluate` says of a copy."""
-        try:
-            value = self._evaluate(duplicate(network).eval())
-        except Exception as error:
-            error.add_note(f"in evaluate, called with {named}")
-            raise
-        try:
-            score = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            kind = type(value).__name__
-            raise TypeError(f"got a {kind} from evaluate for {named}; it returns a number, higher is better") from None
-        if math.isnan(score):
-            raise ValueError(f"got nan from evaluate for {named}; it returns a number, higher is better")
-        return score
+        return score_of(self._evaluate, duplicate(network).eval(), named)
 
     def share(self, report: Report, fraction: float) -> float:
         """What part of the dense network's cost there is: at most what was allowed."""
