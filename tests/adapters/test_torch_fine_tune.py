@@ -247,6 +247,35 @@ def test_steps_are_those_of_the_formulas(optimizer):
             torch.testing.assert_close(value.detach(), wanted[name].detach(), rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("distill", [0.0, 0.5])
+def test_the_outputs_of_parts_are_matched(distill):
+    """One step, against the gradient of the loss written out; a module that merely holds others is no part."""
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Linear(6, 5), nn.ReLU(inplace=True))
+    model, teacher = (nn.Sequential(copy.deepcopy(first), nn.Linear(5, 3)).double() for _ in range(2))
+    nn.init.normal_(teacher[0][0].weight)
+    x, y = torch.randn(20, 6, dtype=torch.float64), torch.arange(20) % 3
+    recipe = {"epochs": 1, "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "distill": distill, "temperature": 1.0}
+    tuned = tgt.fine_tune(model, teacher, (x, y), match=0.7, validation=0, **recipe)
+    parts = []
+    for net in (model, teacher):
+        hidden = net[0][0](x).relu()  # before and after it are one tensor, for it is changed in place
+        parts.append((hidden, hidden, net[1](hidden)))
+    loss = (1 - distill) * functional.cross_entropy(parts[0][2], y)
+    kl = functional.kl_div(
+        parts[0][2].log_softmax(1), parts[1][2].log_softmax(1), log_target=True, reduction="batchmean"
+    )
+    loss = loss + distill * kl
+    for ours, theirs in zip(*parts, strict=True):
+        loss = loss + 0.7 * (ours - theirs.detach()).square().sum() / theirs.detach().square().sum()
+    rate = tgt.Recipe(**recipe).rate(0.5)
+    for p, g, new in zip(
+        model.parameters(), torch.autograd.grad(loss, list(model.parameters())), tuned.model.parameters(), strict=True
+    ):
+        torch.testing.assert_close(new.detach(), p.detach() - rate * g, rtol=1e-9, atol=1e-12)
+    assert not any(module._forward_hooks for module in tuned.model.modules())
+
+
 def test_a_pair_of_momenta_is_cycled_as_torch_does():
     recipe, steps = tgt.Recipe(lr=2.0, momentum=(0.85, 0.95)), 2000
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.0, weight_decay=0.0)

@@ -35,7 +35,7 @@ LAYERS = [
     {"trace", "latency", "training.step", "training.orthogonality"},
     {"training.comparison"},
     {"checkpoint", "search", "select", "calibration.data", "calibration.fits", "calibration.moments"},
-    {"tolerance", "calibration.curves", "calibration.graph", "calibration.observe", "calibration.walk"},
+    {"tolerance", "calibration.curves", "calibration.graph", "calibration.observe", "calibration.parts", "calibration.walk"},
     {"training.factorize", "training.influence", "training.rank_search", "training.recompress"},
     {"calibration.allocation", "calibration.measured", "calibration.reconstruct", "calibration.sequence"},
     {"training.resume"},

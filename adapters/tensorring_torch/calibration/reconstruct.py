@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
-from tensorring_torch.calibration.data import Batch, first_tensor, fresh
+from tensorring_torch.calibration.data import Batch, fresh
+from tensorring_torch.calibration.parts import distances, observed
 from tensorring_torch.layout import laid_out
 from tensorring_torch.report import Progress
 
 # Steps, inputs in each, and the highest rate of Adam: three times that undoes what the fits have found.
 _STEPS, _BATCH, _RATE = 300, 64, 3e-3
-
-Values = dict[str, Tensor]
 
 
 def reconstructed(
@@ -25,10 +23,10 @@ def reconstructed(
 ) -> float:
     """min Σ ‖ŷ − y‖²/‖y‖² over the parameters of `ours`, in place, on unlabelled data.
 
-    The y are the outputs of the network and of its parts, the modules that are its direct children and called once: a
-    few hundred inputs say little by the last outputs alone. Both networks are in eval mode, and stay in it: statistics
-    of batch norms are not touched. Returns the squared error of the last outputs, after the last steps, as a share of
-    what it was at first. Where it is not lower, or the work is interrupted, `ours` is as it was, and the share 1.
+    The y are the outputs of the network and of its parts (`parts.observed`): of a few hundred inputs the last outputs
+    alone say too little. Both networks are in eval mode, and stay in it: statistics of batch norms are not touched.
+    Returns the squared error of the last outputs, after the last steps, as a share of what it was at first. Where it is
+    not lower, or the work is interrupted, `ours` is as it was, and the share 1.
     """
     parameters = list(ours.parameters())
     before = [(p.detach().clone(), p.requires_grad) for p in parameters]
@@ -59,19 +57,19 @@ def _trained(
     )
     losses = []
     with ExitStack() as hooks:
-        wanted, given = (hooks.enter_context(_observed(model)) for model in (dense, ours))
+        wanted, given = (hooks.enter_context(observed(model)) for model in (dense, ours))
         pieces = _pieces(_laid_out(dense, batches), generator)
         for _, batch in zip(range(_STEPS), pieces, strict=False):
             with torch.no_grad():
                 y = wanted(batch)
             with torch.enable_grad():
-                distances = _distances(given(batch), y)
-                loss = sum(distances.values(), torch.zeros(()).to(distances[""]))
+                apart = distances(given(batch), y)
+                loss = sum(apart.values(), torch.zeros(()).to(apart[""]))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            losses.append(float(distances[""].detach()))
+            losses.append(float(apart[""].detach()))
             if callback is not None:
                 callback(len(losses), _STEPS, "all factors together")
     tenth = max(1, len(losses) // 10)
@@ -88,38 +86,6 @@ def _laid_out(dense: nn.Module, batches: Sequence[Batch]) -> Sequence[Batch]:
     except RuntimeError:  # its forward takes a `view` of what such memory has no view of
         return batches
     return turned
-
-
-@contextmanager
-def _observed(model: nn.Module) -> Iterator[Any]:
-    """A function that gives the outputs of the network (by the name "") and of its parts for a batch."""
-    values: dict[str, list[Any]] = {}
-
-    def note(name: str) -> Any:
-        return lambda module, args, out: values.setdefault(name, []).append(out)
-
-    def run(batch: Batch) -> Values:
-        values.clear()
-        out = first_tensor(model(*fresh(batch)))
-        parts = {name: each[0] for name, each in values.items() if len(each) == 1 and isinstance(each[0], Tensor)}
-        return {"": out} | {name: y for name, y in parts.items() if y is not out and y.is_floating_point()}
-
-    handles = [part.register_forward_hook(note(name)) for name, part in model.named_children()]
-    try:
-        yield run
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _distances(given: Values, wanted: Values) -> Values:
-    """‖ŷ − y‖²/‖y‖² of each; of what is zero, ‖ŷ‖² as it is."""
-    found = {}
-    for name, y in wanted.items():
-        if name in given and given[name].shape == y.shape:
-            scale = y.abs().square().mean()
-            found[name] = (given[name] - y).abs().square().mean() / torch.where(scale > 0, scale, 1.0)
-    return found
 
 
 def _pieces(batches: Sequence[Batch], generator: torch.Generator) -> Iterator[Batch]:

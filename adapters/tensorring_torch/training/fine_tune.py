@@ -60,7 +60,7 @@ def fine_tune(
         Called as callback(step, loss) after each step; a true value ends the run. `tg.progress()` draws a bar.
     **recipe
         The fields of `tgt.Recipe`: epochs, optimizer, lr, momentum, weight_decay, batch_size, distill, temperature,
-        sensitivity, clip, batch_norm, ema.
+        match, sensitivity, clip, batch_norm, ema.
 
     Returns
     -------

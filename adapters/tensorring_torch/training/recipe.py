@@ -39,6 +39,10 @@ class Recipe:
         temperature T; the rest is cross-entropy with the labels. Without a teacher it is 0. With 1 labels are not used.
     temperature
         T.
+    match
+        The multiple of Σ ‖ŷ − y‖²/‖y‖² that is added, ŷ ours and y the teacher's outputs, of the network and of its
+        parts: its direct children, of those that merely hold modules in turn theirs. For few images the logits alone
+        say too little. Without a teacher it is 0.
     sensitivity
         The multiple of `sensitivity_penalty` that is added.
     clip
@@ -64,8 +68,9 @@ class Recipe:
     References
     ----------
     One cycle: L. N. Smith, N. Topin 2019, arXiv 1708.07120. Distillation: G. Hinton, O. Vinyals, J. Dean 2015, arXiv
-    1503.02531. Decoupled decay: I. Loshchilov, F. Hutter 2019, arXiv 1711.05101. Decay on factors: X. Zhang and others
-    2024, arXiv 2405.03089. Averaged weights: B. T. Polyak, A. B. Juditsky 1992, doi 10.1137/0330046.
+    1503.02531. Outputs of parts: A. Romero and others 2015, arXiv 1412.6550. Decoupled decay: I. Loshchilov, F. Hutter
+    2019, arXiv 1711.05101. Decay on factors: X. Zhang and others 2024, arXiv 2405.03089. Averaged weights: B. T.
+    Polyak, A. B. Juditsky 1992, doi 10.1137/0330046.
 
     Examples
     --------
@@ -82,6 +87,7 @@ class Recipe:
     batch_size: int = 128
     distill: float = 0.5
     temperature: float = 4.0
+    match: float = 0.0
     sensitivity: float = 0.0
     clip: float | None = None
     batch_norm: str = "train"
@@ -148,6 +154,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_size": _COUNT,
     "distill": (_number(lambda value: 0 <= value <= 1), "a share in [0, 1]"),
     "temperature": _POSITIVE,
+    "match": _MULTIPLE,
     "sensitivity": _MULTIPLE,
     "clip": (lambda value: value is None or _POSITIVE[0](value), "a number above 0, or None"),
     "batch_norm": (lambda value: value in ("train", "keep"), "'train' or 'keep'"),

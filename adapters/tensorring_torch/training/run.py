@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tensorring_torch.calibration.parts import Values, distances, observed
 from tensorring_torch.training.average import Average
 from tensorring_torch.training.batches import inputs_and_labels
 from tensorring_torch.training.optimizer import optimizer_of, set_pace
@@ -42,10 +44,17 @@ class Run:
         self.shown = student if self.average is None else self.average.model
         self.last = self.best = _state(student)
         self.history: list[Epoch] = []
+        self.seen: list[Callable[[tuple[Any, ...]], Values]] | None = None
         self.optimizer = optimizer_of(recipe, student.parameters())
 
     def epochs(self, train: Any, held_out: Any, callback: Callback | None, file: RunFile | None) -> str:
         """Why the run ended."""
+        with ExitStack() as hooks:
+            if self.teacher is not None and self.recipe.match > 0:
+                self.seen = [hooks.enter_context(observed(net)) for net in (self.student, self.teacher)]
+            return self._epochs(train, held_out, callback, file)
+
+    def _epochs(self, train: Any, held_out: Any, callback: Callback | None, file: RunFile | None) -> str:
         kept = None if file is None else file.read()
         if kept is not None:
             self.restore(kept)
@@ -71,8 +80,7 @@ class Run:
         set_pace(self.optimizer, self.recipe, done)
         x, y = inputs_and_labels(batch, self.device)
         x = x if self.augment is None else self.augment(x)
-        taught = self.taught(x)
-        loss = self.recipe.loss(self.student(x), y, taught) + self.penalties()
+        loss = self.loss(x, y) + self.penalties()
         value = float(loss.detach())
         if math.isfinite(value):
             self.optimizer.zero_grad()
@@ -83,6 +91,19 @@ class Run:
             if self.average is not None:
                 self.average.follow(number)
         return value
+
+    def loss(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """That of a batch, of its labels, the teacher's logits and the outputs of the teacher's parts."""
+        if self.seen is None:
+            taught = self.taught(x)  # first: the student may write into x
+            return self.recipe.loss(self.student(x), y, taught)
+        given, teacher = self.seen[0]((x,)), self.seen[1]
+        with torch.no_grad():
+            wanted = teacher((x,))
+        loss = self.recipe.loss(given[""], y, wanted[""] if self.recipe.distill > 0 else None)
+        for distance in distances(given, wanted).values():
+            loss = loss + self.recipe.match * distance
+        return loss
 
     def penalties(self) -> Tensor | float:
         """What is added to the loss of the batch."""
