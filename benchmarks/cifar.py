@@ -2,9 +2,10 @@
 
 python -m benchmarks.cifar --data DIR --cache DIR [--network resnet20 …] [--method auto …] [--ratio 2 …] [--seeds 0 1 2]
 
-Four steps, each over what the one before left in the cache, so that a run that was broken off goes on where it was:
-`fit` makes the networks, `latency` times them beside the dense one, `accuracy` looks at the test images, once a
-network, and `page` writes the table of all that is there.
+Five steps, each over what the one before left in the cache, so that a run that was broken off goes on where it was:
+`fit` makes the networks, `tune` trains them on for `--fine-tune` epochs, `latency` times them beside the dense one,
+`accuracy` looks at the test images, once a network, and `page` writes the table of all that is there: with
+`--fine-tune` of those that were trained on for so long, else of those that were not.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks import cifar_page, resnet
+from benchmarks import cifar_page, cifar_tuned_page, resnet
 from benchmarks.cifar_methods import METHODS
+from benchmarks.cifar_prune import narrowed
+from benchmarks.cifar_recipes import FROM_DENSE, RECIPES, Start, agreeing
 from benchmarks.networks import agreement, augmented, divergence, multiply_adds, parameters, predicted, side_by_side
 from benchmarks.tables import write
 
-STEPS = ("fit", "latency", "accuracy", "page")
+STEPS = ("fit", "tune", "latency", "accuracy", "page")
 # Training images that networks are compared with the dense one on; what they are fitted to is drawn from the others.
 HELD_OUT = 1024
 
@@ -74,15 +77,14 @@ def fit(options: argparse.Namespace, cache: Cache) -> None:
         dense = resnet.pretrained(options.data, network)
         expected = predicted(dense, held_out)
         for figures in tqdm(list(_asked(options, network)), desc=network):
-            name = "-".join(f"{figures[key]}" for key in ("network", "method", "ratio", "seed"))
-            if cache.figures(name) is not None:
+            name = _name(figures)
+            if cache.figures(name) is not None or figures["method"] in FROM_DENSE:
                 continue
             draw = torch.randperm(len(rest), generator=torch.Generator().manual_seed(figures["seed"]))
             start = time.perf_counter()
             model = METHODS[figures["method"]].apply(dense, figures["ratio"], rest[draw[: options.images]]).eval()
             figures["seconds"] = time.perf_counter() - start
-            figures |= {"parameters": parameters(model), "dense_parameters": parameters(dense)}
-            figures["multiply_adds"] = multiply_adds(model, rest[:1])
+            figures |= _counted(model, dense, rest[:1])
             got = predicted(model, held_out)
             figures |= {"divergence": divergence(expected, got), "agreement": agreement(expected, got)}
             tgt.save(cache.weights(name), model)
@@ -94,23 +96,76 @@ def _asked(options: argparse.Namespace, network: str) -> Iterator[dict[str, Any]
     for seed in options.seeds:
         for ratio in options.ratio:
             for method in dict.fromkeys(("dense", *options.method)):
-                first = seed == options.seeds[0]
-                once = method in ("dense", "vbmf")
-                if (first or METHODS[method].data) and (not once or (first and ratio == options.ratio[0])):
+                first, once = seed == options.seeds[0], method in ("dense", "vbmf")
+                if (first or draws(method)) and (not once or (first and ratio == options.ratio[0])):
                     at = 1.0 if once else ratio
                     yield {"network": network, "method": method, "ratio": at, "seed": seed, "images": options.images}
+
+
+def _name(figures: dict[str, Any]) -> str:
+    return "-".join(f"{figures[key]}" for key in ("network", "method", "ratio", "seed"))
+
+
+def _counted(model: nn.Module, dense: nn.Module, image: Tensor) -> dict[str, int]:
+    counts = {"parameters": parameters(model), "dense_parameters": parameters(dense)}
+    return counts | {"multiply_adds": multiply_adds(model, image)}
+
+
+def tune(options: argparse.Namespace, cache: Cache) -> None:
+    """Trains on those that were asked for, on all training images; the last state and the best one are kept."""
+    data = resnet.images(options.data, "train")
+    for network in options.network:
+        dense = resnet.pretrained(options.data, network)
+        for start, figures in _to_tune(options, network):
+            name, method = f"{_name(figures)}-{options.fine_tune}", figures["method"]
+            missing = method not in FROM_DENSE and cache.figures(start) is None
+            if missing or cache.figures(name) is not None:
+                continue
+            model = copy.deepcopy(dense) if method in FROM_DENSE else loaded(cache, start, dense)
+            begun, recipe = time.perf_counter(), RECIPES.get(method, agreeing)
+            tuned = recipe(Start(dense, model, figures["ratio"]), data, options.fine_tune, figures["seed"], name)
+            seconds = time.perf_counter() - begun
+            figures |= {"epochs": options.fine_tune, "seconds": seconds, "stop": tuned.stop}
+            figures |= _counted(tuned.model, dense, data[0][:1])
+            tgt.save(cache.weights(name), tuned.model)
+            if any(not torch.equal(value, tuned.best[key]) for key, value in tuned.model.state_dict().items()):
+                tuned.model.load_state_dict(tuned.best)
+                tgt.save(cache.weights(f"{name}-best"), tuned.model)
+            cache.keep(name, figures)
+
+
+def _to_tune(options: argparse.Namespace, network: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each begins with: where no images were drawn for that, all seeds with the same network."""
+    for start in _asked(options, network):
+        if start["method"] != "dense":
+            for seed in [start["seed"]] if draws(start["method"]) else options.seeds:
+                yield _name(start), start | {"seed": seed}
+
+
+def draws(method: str) -> bool:
+    """Whether what it makes depends on the images that are drawn."""
+    return method in FROM_DENSE or METHODS[method].data
+
+
+def loaded(cache: Cache, name: str, dense: nn.Module) -> nn.Module:
+    """A network of the cache, in eval mode."""
+    path = cache.weights(name)
+    return tgt.load(path, narrowed(dense, path)).eval()
 
 
 def measure(options: argparse.Namespace, cache: Cache, step: str) -> None:
     """Latency (of one seed) or accuracy of each network in the cache that does not have it yet."""
     images, labels = resnet.images(options.data, "train" if step == "latency" else "test")
     for name, figures in tqdm(cache.all(), desc=step):
-        if step in figures or (step == "latency" and figures["seed"] != options.seeds[0]):
+        untimed = step == "latency" and (figures["seed"] != options.seeds[0] or "epochs" in figures)
+        if step in figures or untimed:
             continue
         dense = resnet.pretrained(options.data, figures["network"])
-        model = tgt.load(cache.weights(name), copy.deepcopy(dense)).eval()
+        model = loaded(cache, name, dense)
         if step == "accuracy":
             figures[step], figures["test_images"] = resnet.accuracy(model, images, labels), len(labels)
+            if cache.weights(f"{name}-best").exists():
+                figures["accuracy_best"] = resnet.accuracy(loaded(cache, f"{name}-best", dense), images, labels)
         else:
             figures[step] = _beside(model, dense, images) | {"threads": torch.get_num_threads()}
         cache.keep(name, figures)
@@ -128,10 +183,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_sample.npz and the networks")
     parser.add_argument("--cache", type=Path, required=True, help="folder for networks and figures; it may exist")
     parser.add_argument("--network", nargs="+", choices=resnet.BLOCKS, default=["resnet20"])
-    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--method", nargs="+", choices=[*METHODS, *FROM_DENSE], default=list(METHODS))
     parser.add_argument("--ratio", nargs="+", type=float, default=[2.0, 3.0, 4.0, 6.5, 8.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the images that are drawn")
     parser.add_argument("--images", type=int, default=2048, help="how many are drawn")
+    parser.add_argument("--fine-tune", type=int, default=0, metavar="N", help="epochs of training on; 0: none")
     parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help=", ".join(STEPS))
     parser.add_argument("--write", default="", help="name of a page to write under docs/benchmarks")
     options = parser.parse_args()
@@ -140,11 +196,14 @@ def main() -> None:
     torch.manual_seed(0)
     if "fit" in options.only:
         fit(options, cache)
+    if "tune" in options.only and options.fine_tune:
+        tune(options, cache)
     for step in ("latency", "accuracy"):
         if step in options.only:
             measure(options, cache, step)
     if "page" in options.only:
-        text = cifar_page.page([figures for _, figures in cache.all()])
+        rows = [figures for _, figures in cache.all()]
+        text = cifar_tuned_page.page(rows, options.fine_tune) if options.fine_tune else cifar_page.page(rows)
         write(options.write, text)
 
 

@@ -17,6 +17,7 @@ from tensorring_torch.chain import Use
 from torch import Tensor, nn
 
 import tensorring as tg
+from benchmarks.cifar_prune import pruned
 from benchmarks.networks import augmented, parameters
 
 
@@ -117,6 +118,11 @@ def tucker_vbmf(dense: nn.Module, ratio: float, x: Tensor) -> nn.Module:
     return rebuilt(dense, found)
 
 
+def prune(dense: nn.Module, ratio: float, x: Tensor) -> nn.Module:
+    """So many times fewer multiply-adds."""
+    return pruned(dense, 1 / ratio, x[:1])
+
+
 def block_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
     """The convolutions of the residual blocks, by name."""
     for name, layer in model.named_modules():
@@ -164,5 +170,6 @@ METHODS: Mapping[str, Method] = {
     "uniform": Method("ours: CP, uniform ratio", uniform),
     "ring": Method("rings of equal error (RSDTR)", ring, data=False),
     "cp-plain": Method("plain CP, uniform ratio", plain_cp, data=False),
+    "pruned": Method("filters pruned by L1 norm: asked is of multiply-adds", prune, data=False),
     "vbmf": Method("Tucker, ranks by VBMF", tucker_vbmf, data=False),
 }

@@ -18,8 +18,8 @@ HEAD = ("method", "asked", "ratio", "parameters", "multiply-adds", "accuracy, %"
 
 
 def page(rows: Sequence[Figures]) -> str:
-    """The whole page: a table for each network, made of what is there."""
-    return "\n\n".join(_parts(rows))
+    """The whole page: a table for each network, made of what is there and was not trained on."""
+    return "\n\n".join(_parts([row for row in rows if "epochs" not in row]))
 
 
 def _parts(rows: Sequence[Figures]) -> Iterator[str]:
@@ -44,7 +44,7 @@ def _parts(rows: Sequence[Figures]) -> Iterator[str]:
         "empty where it was not measured."
     )
     yield machine.describe(("numpy", "torch", "tensorring"))
-    for network, own in _grouped(rows, "network"):
+    for network, own in grouped(rows, "network"):
         yield f"## {network}"
         yield f"![Accuracy, and KL from the dense network, against the ratio](../images/cifar_{network}.svg)"
         yield table(HEAD, [line(group) for group in rows_of(own)])
@@ -53,11 +53,12 @@ def _parts(rows: Sequence[Figures]) -> Iterator[str]:
 def rows_of(rows: Sequence[Figures]) -> list[list[Figures]]:
     """The seeds of each method and ratio together, in the order of the methods."""
     order = list(METHODS)
-    found = [same for _, group in _grouped(rows, "method") for _, same in _grouped(group, "ratio")]
+    found = [same for _, group in grouped(rows, "method") for _, same in grouped(group, "ratio")]
     return sorted(found, key=lambda same: (order.index(same[0]["method"]), same[0]["ratio"]))
 
 
-def _grouped(rows: Sequence[Figures], key: str) -> list[tuple[Any, list[Figures]]]:
+def grouped(rows: Sequence[Figures], key: str) -> list[tuple[Any, list[Figures]]]:
+    """Rows of one value together, in the order of the values."""
     by = sorted(rows, key=lambda row: row[key])
     return [(value, list(group)) for value, group in groupby(by, key=lambda row: row[key])]
 

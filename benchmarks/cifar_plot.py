@@ -16,7 +16,7 @@ from benchmarks.tables import DOCS
 IMAGES = DOCS.parent / "images"
 # Told apart by everyone (after Okabe and Ito); dashes are for what looks at no data.
 COLOURS = ("#777777", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#D55E00", "#000000", "#882255",
-           "#B8A800")  # fmt: skip
+           "#B8A800", "#44AA99")  # fmt: skip
 
 
 def draw(rows: list[dict[str, Any]], network: str, path: Path) -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     """Reads the command line and draws a picture of each network in the cache."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="the folder that benchmarks.cifar filled")
-    rows = [figures for _, figures in Cache(parser.parse_args().cache).all()]
+    rows = [figures for _, figures in Cache(parser.parse_args().cache).all() if "epochs" not in figures]
     IMAGES.mkdir(exist_ok=True)
     for network in sorted({row["network"] for row in rows}):
         draw([row for row in rows if row["network"] == network], network, IMAGES / f"cifar_{network}.svg")

@@ -1,0 +1,95 @@
+"""The page of CIFAR networks that were trained on: a table for each network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import mean
+
+from benchmarks import machine
+from benchmarks.cifar_methods import METHODS
+from benchmarks.cifar_page import Figures, grouped
+from benchmarks.cifar_recipes import AGREE, FROM_DENSE, PUBLISHED
+from benchmarks.tables import table
+
+HEAD = ("method", "asked", "ratio", "parameters", "multiply-adds", "before, %", "last epoch, %", "best epoch, %",
+        "of the seeds", "seconds")  # fmt: skip
+TITLES = {name: method.title for name, method in METHODS.items()} | FROM_DENSE
+
+
+def page(rows: Sequence[Figures], epochs: int) -> str:
+    """The whole page, of all that was trained on for so many epochs."""
+    return "\n\n".join(_parts(rows, epochs))
+
+
+def _parts(rows: Sequence[Figures], epochs: int) -> Iterator[str]:
+    tested = max((row.get("test_images", 0) for row in rows), default=0)
+    yield f"# Compressed CIFAR ResNets after {epochs} epochs"
+    yield (
+        f"Written by `python -m benchmarks.cifar --fine-tune {epochs} --data DIR --cache DIR` (its help tells the "
+        "steps). The networks of [cifar.md](cifar.md), fitted to unlabelled images, and what is compared with them, "
+        f"trained on for {epochs} epochs of the 4,660 training images. Ratio: parameters of the whole dense network "
+        "over those of the whole compressed one. Multiply-adds: millions, for one image."
+    )
+    yield (
+        f"Ours, and all that name no recipe of their own: no labels, {_told(AGREE)}; images are mirrored, moved, "
+        "changed in contrast and colour, and half of them mixed. All images are trained on, and the last epoch "
+        f"counts. Rings of equal error by RSDTR's own recipe: labels, {_told(PUBLISHED)} (torch's default cycle of the "
+        "momentum); a tenth of the images is held out, and the epoch with the least loss on them is shown too."
+    )
+    yield (
+        f"Accuracy: {tested} test images, looked at once a network, after all else; means over the seeds (of the draw "
+        "and of the training); ± is the standard error that so few images leave. The same images stand behind every "
+        "row, so that differences are surer than that. Seconds: of the epochs, on one thread, other work beside it."
+    )
+    yield machine.describe(("numpy", "torch", "tensorring", "torch-pruning"))
+    for network, own in grouped(rows, "network"):
+        tuned = [row for row in own if row.get("epochs") == epochs]
+        if tuned:
+            yield f"## {network}"
+            yield table(HEAD, [*_dense(own), *(line(group, own) for group in _groups(tuned))])
+
+
+def _told(recipe: Figures) -> str:
+    return ", ".join(f"{name} {value}" for name, value in recipe.items())
+
+
+def _groups(rows: Sequence[Figures]) -> list[list[Figures]]:
+    order = list(TITLES)
+    found = [same for _, group in grouped(rows, "method") for _, same in grouped(group, "ratio")]
+    return sorted(found, key=lambda same: (order.index(same[0]["method"]), same[0]["ratio"]))
+
+
+def _dense(rows: Sequence[Figures]) -> Iterator[tuple[str, ...]]:
+    for row in rows:
+        if row["method"] == "dense":
+            counts = f"{row['parameters']:,.0f}", f"{row['multiply_adds'] / 1e6:.1f}"
+            yield ("dense", "", "1.00", *counts, _accuracy([row], "accuracy"), "", "", "", "")
+
+
+def line(seeds: Sequence[Figures], rows: Sequence[Figures]) -> tuple[str, ...]:
+    """Means over the seeds, and before, those of the networks that they began with."""
+    first = seeds[0]
+    counts = {key: mean(row[key] for row in seeds) for key in ("parameters", "multiply_adds", "seconds")}
+    alike = [row for row in rows if all(row[key] == first[key] for key in ("method", "ratio")) and "epochs" not in row]
+    return (
+        TITLES[first["method"]],
+        "" if first["method"] == "vbmf" else f"{first['ratio']:g}",
+        f"{first['dense_parameters'] / counts['parameters']:.2f}",
+        f"{counts['parameters']:,.0f}",
+        f"{counts['multiply_adds'] / 1e6:.1f}",
+        _accuracy(alike, "accuracy"),
+        _accuracy(seeds, "accuracy"),
+        _accuracy(seeds, "accuracy_best"),
+        ", ".join(f"{100 * row['accuracy']:.1f}" for row in seeds if "accuracy" in row),
+        f"{counts['seconds']:.0f}",
+    )
+
+
+def _accuracy(rows: Sequence[Figures], key: str) -> str:
+    """A mean with its standard error; empty where nothing was measured."""
+    scores = [row[key] for row in rows if key in row]
+    if not scores:
+        return ""
+    p = mean(scores)
+    return f"{100 * p:.1f} ± {100 * math.sqrt(p * (1 - p) / rows[0]['test_images']):.1f}"
