@@ -77,6 +77,11 @@ def test_tutorial_on_networks_prints_what_it_shows(tmp_path, monkeypatch, capsys
     assert small > blind + 0.05
     assert small > dense - 0.05
     assert names["small"].report.after.parameters * 8 <= names["small"].report.before.parameters
+    tiny, tuned, rings, taught = (
+        names["accuracy"](names[name].model, names["test"]) for name in ("tiny", "tuned", "rings", "taught")
+    )
+    assert tuned > tiny + 0.03
+    assert taught > rings + 0.3
     scores = [names["accuracy"](model, names["validation"]) for model in (names["best"].model, names["model"])]
     assert scores[0] >= scores[1] - 0.01 - 1e-6
 

@@ -68,8 +68,8 @@ def compress(  # noqa: PLR0913 - three ways to say how far to go, and what all o
     calibration
         With `budget` or `evaluate`: unlabelled inputs, a tensor or an iterable of batches, some hundred images. Layers
         are then fitted, in network order, to what the dense network puts out on the first 1,024; without, to the
-        weights. Where the outputs have changed by more than a tenth of their squares, all factors are adjusted together
-        in the end, on all inputs given.
+        weights. Where the outputs have changed by more than 4 % of their squares, all factors are adjusted together in
+        the end, on all inputs given.
     evaluate
         `evaluate(network)` is the score of a network, higher is better, such as the accuracy on images that are used
         for nothing else. It is called about eight times, with copies in eval mode.
