@@ -18,10 +18,11 @@ Data = tuple[Tensor, Tensor]
 
 # Chosen by the divergence from the dense network on training images that were held out, mirrored and moved.
 AGREE: dict[str, Any] = {"optimizer": "adam", "lr": 3e-3, "batch_size": 64, "weight_decay": 0.0, "distill": 1.0,
-                         "temperature": 4.0, "match": 30.0, "batch_norm": "keep", "ema": 0.995}  # fmt: skip
+                         "temperature": 4.0, "match": 30.0, "batch_norm": "keep", "ema": 0.995,
+                         "clip": None}  # fmt: skip
 # R. Gabor, R. Zdunek 2024, arXiv 2405.10802: torch's OneCycleLR, which cycles the momentum whatever SGD was given.
 PUBLISHED: dict[str, Any] = {"optimizer": "sgd", "lr": 0.01, "momentum": (0.85, 0.95), "weight_decay": 0.0,
-                             "batch_size": 128, "distill": 0.0}  # fmt: skip
+                             "batch_size": 128, "distill": 0.0, "clip": None}  # fmt: skip
 # MUSCO's steps: so many times all kernels are made smaller, and trained on in between.
 STEPS = 3
 

@@ -235,7 +235,7 @@ def draw_tuning(model: nn.Module, epochs: int, seeds: int) -> None:
         _draw_noise(noise, model[3], fit(model[3], held).tensor, colour, name)
         for seed in tqdm(range(seeds), desc=f"fine-tuning, {name}", leave=False):
             data = {"loader": (images, labels), "validation": (held_images, held_labels)}
-            tuned = tgt.fine_tune(small, None, epochs=epochs, lr=0.05, seed=seed, **data)
+            tuned = tgt.fine_tune(small, None, epochs=epochs, lr=0.05, clip=None, seed=seed, **data)
             line = [epoch.validation_loss for epoch in tuned.history]
             losses.plot(range(len(line)), line, "o-", color=colour, label=name if seed == 0 else None, alpha=0.8)
     noise.set(

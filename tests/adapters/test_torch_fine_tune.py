@@ -256,6 +256,7 @@ def test_the_outputs_of_parts_are_matched(distill):
     nn.init.normal_(teacher[0][0].weight)
     x, y = torch.randn(20, 6, dtype=torch.float64), torch.arange(20) % 3
     recipe = {"epochs": 1, "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "distill": distill, "temperature": 1.0}
+    recipe["clip"] = None
     tuned = tgt.fine_tune(model, teacher, (x, y), match=0.7, validation=0, **recipe)
     parts = []
     for net in (model, teacher):

@@ -46,7 +46,8 @@ class Recipe:
     sensitivity
         The multiple of `sensitivity_penalty` that is added.
     clip
-        The longest gradient allowed, its norm over all parameters; None: not clipped.
+        The longest gradient allowed, its norm over all parameters; None: not clipped. Weights that are products of
+        small kernels have steep directions: without it a few steps can undo what a fit has found.
     batch_norm
         "train": batch norms see the statistics of each batch and follow them; "keep": they use those they have.
     ema
@@ -89,7 +90,7 @@ class Recipe:
     temperature: float = 4.0
     match: float = 0.0
     sensitivity: float = 0.0
-    clip: float | None = None
+    clip: float | None = 1.0
     batch_norm: str = "train"
     ema: float = 0.0
 
