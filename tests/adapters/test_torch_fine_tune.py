@@ -247,6 +247,11 @@ def test_steps_are_those_of_the_formulas(optimizer):
             torch.testing.assert_close(value.detach(), wanted[name].detach(), rtol=1e-9, atol=1e-10)
 
 
+def test_an_unknown_field_is_named_with_those_there_are(small):
+    with pytest.raises(TypeError, match=r"got lrr=, which is no field of tgt.Recipe: epochs, optimizer, lr"):
+        tgt.fine_tune(small, None, images(), lrr=0.1)
+
+
 @pytest.mark.parametrize("distill", [0.0, 0.5])
 def test_the_outputs_of_parts_are_matched(distill):
     """One step, against the gradient of the loss written out; a module that merely holds others is no part."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -104,6 +104,10 @@ def fine_tune(
     >>> tuned.best_epoch in tuned.history
     True
     """
+    known = [field.name for field in fields(Recipe)]
+    unknown = [name for name in recipe if name not in known]
+    if unknown:
+        raise TypeError(f"got {unknown[0]}=, which is no field of tgt.Recipe: {', '.join(known)}")
     chosen = Recipe(**recipe)
     check_model(model)
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
