@@ -34,7 +34,7 @@ def _parts(rows: Sequence[Figures], epochs: int) -> Iterator[str]:
     yield (
         f"Ours, and all that name no recipe of their own: no labels, {_told(AGREE)}; images are mirrored, moved, "
         "changed in contrast and colour, and half of them mixed. All images are trained on, and the last epoch "
-        f"counts. Plain CP the same, but lr {GENTLE['lr']:g} and clip {GENTLE['clip']:g}: at the full rate it diverged. "
+        f"counts. Plain CP the same, but lr {GENTLE['lr']:g} and clip {GENTLE['clip']:g}: at full rate it diverged. "
         f"Rings of equal error by RSDTR's own recipe: labels, {_told(PUBLISHED)} (torch's default cycle of the "
         "momentum); a tenth of the images is held out, and the epoch with the least loss on them is shown too."
     )
