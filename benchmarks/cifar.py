@@ -27,7 +27,7 @@ from tqdm import tqdm
 from benchmarks import cifar_page, cifar_tuned_page, resnet
 from benchmarks.cifar_methods import METHODS
 from benchmarks.cifar_prune import narrowed
-from benchmarks.cifar_recipes import FROM_DENSE, RECIPES, Start, agreeing
+from benchmarks.cifar_recipes import FROM_DENSE, PUBLISHED_RATE, RATE, RECIPES, Start, agreeing
 from benchmarks.networks import agreement, augmented, divergence, multiply_adds, parameters, predicted, side_by_side
 from benchmarks.tables import write
 
@@ -117,15 +117,17 @@ def tune(options: argparse.Namespace, cache: Cache) -> None:
     for network in options.network:
         dense = resnet.pretrained(options.data, network)
         for start, figures in _to_tune(options, network):
-            name, method = f"{_name(figures)}-{options.fine_tune}", figures["method"]
+            method = figures["method"]
+            lr = PUBLISHED_RATE if method == "ring" else options.lr
+            name = f"{_name(figures)}-{options.fine_tune}-{lr:g}"
             missing = method not in FROM_DENSE and cache.figures(start) is None
             if missing or cache.figures(name) is not None:
                 continue
             model = copy.deepcopy(dense) if method in FROM_DENSE else loaded(cache, start, dense)
             begun, recipe = time.perf_counter(), RECIPES.get(method, agreeing)
-            tuned = recipe(Start(dense, model, figures["ratio"]), data, options.fine_tune, figures["seed"], name)
+            tuned = recipe(Start(dense, model, figures["ratio"], lr), data, options.fine_tune, figures["seed"], name)
             seconds = time.perf_counter() - begun
-            figures |= {"epochs": options.fine_tune, "seconds": seconds, "stop": tuned.stop}
+            figures |= {"epochs": options.fine_tune, "lr": lr, "seconds": seconds, "stop": tuned.stop}
             figures |= _counted(tuned.model, dense, data[0][:1])
             tgt.save(cache.weights(name), tuned.model)
             if any(not torch.equal(value, tuned.best[key]) for key, value in tuned.model.state_dict().items()):
@@ -188,6 +190,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the images that are drawn")
     parser.add_argument("--images", type=int, default=2048, help="how many are drawn")
     parser.add_argument("--fine-tune", type=int, default=0, metavar="N", help="epochs of training on; 0: none")
+    parser.add_argument(
+        "--lr", type=float, default=RATE, help="highest learning rate of these; RSDTR's rings have theirs"
+    )
     parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help=", ".join(STEPS))
     parser.add_argument("--write", default="", help="name of a page to write under docs/benchmarks")
     options = parser.parse_args()
