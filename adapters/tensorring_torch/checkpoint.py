@@ -67,7 +67,7 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
     layers = dict(_layers(model))
     texts = {"layers": layers, "factored": factored_ranks(model), "tied": tied}
     metadata = {"format": FORMAT, "version": VERSION} | {key: json.dumps(value) for key, value in texts.items()}
-    _write(Path(path), to_bytes(tensors, metadata))
+    write_whole(Path(path), to_bytes(tensors, metadata))
 
 
 def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
@@ -157,7 +157,7 @@ def _distinct(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, st
     return tensors, tied
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Complete or not at all: written beside the file, then moved over it."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")

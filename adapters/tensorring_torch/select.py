@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -71,33 +71,29 @@ def owners(model: nn.Module, *, include: Selection = None, exclude: Selection = 
 
     Selections are those of `candidates`.
     """
-    inside, outside = _selected(model, include, exclude)
-    tied = tied_modules(model)
-
-    def reasons(owner: nn.Module) -> Iterator[str]:
-        yield from _unselected(owner, inside, outside)
-        if any(id(part) in tied for part in owner.modules()):
-            yield _TIED
-        reason = obstacle_to_factors(owner)
-        if reason is not None:
-            yield reason
-
     found = ((name, module) for name, module in model.named_modules() if isinstance(module, OWNERS))
-    return [Candidate(name, owner, next(reasons(owner), None)) for name, owner in found]
+    return list(_judged(model, found, include, exclude, obstacle_to_factors))
 
 
 def chains(model: nn.Module, *, include: Selection = None, exclude: Selection = None) -> list[Candidate]:
     """All layers that are chains already, and why some stay as they are. Selections are those of `candidates`."""
+    found = ((name, module) for name, module in model.named_modules() if plan_of(module) is not None)
+    return list(_judged(model, found, include, exclude, lambda _: None))
+
+
+def _judged(
+    model: nn.Module,
+    found: Iterable[tuple[str, nn.Module]],
+    include: Selection,
+    exclude: Selection,
+    obstacle_to: Callable[[nn.Module], str | None],
+) -> Iterator[Candidate]:
+    """Modules that are changed as a whole, with all that they hold."""
     inside, outside = _selected(model, include, exclude)
     tied = tied_modules(model)
-
-    def reasons(chain: nn.Module) -> Iterator[str]:
-        yield from _unselected(chain, inside, outside)
-        if any(id(part) in tied for part in chain.modules()):
-            yield _TIED
-
-    found = ((name, module) for name, module in model.named_modules() if plan_of(module) is not None)
-    return [Candidate(name, chain, next(reasons(chain), None)) for name, chain in found]
+    for name, module in found:
+        shared = _TIED if any(id(part) in tied for part in module.modules()) else None
+        yield Candidate(name, module, next(_unselected(module, inside, outside), shared or obstacle_to(module)))
 
 
 def _reasons(

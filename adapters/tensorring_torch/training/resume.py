@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tensorring_torch.checkpoint import _write
+from tensorring_torch.checkpoint import write_whole
 
 FORMAT = "tensorring_torch.run.1"
 
@@ -27,7 +27,7 @@ class RunFile:
         """Complete or not at all: an interrupt leaves the file of the epoch before."""
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, "identity": self.identity, "state": dict(state)}, buffer)
-        _write(self.path, buffer.getvalue())
+        write_whole(self.path, buffer.getvalue())
 
     def read(self) -> dict[str, Any] | None:
         """The state kept, on the CPU; None where there is no file yet.

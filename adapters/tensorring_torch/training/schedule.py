@@ -117,16 +117,14 @@ class Schedule:
         exclude: Selection = None,
     ) -> None:
         check_model(model)
-        _check_sizes(budget, ranks, formats)
+        self._select: dict[str, Any] = {"include": include, "exclude": exclude}
+        _check_sizes(budget, ranks, formats, self._select)
         _check_steps(steps, layers_at_once, order, budget)
-        if ranks is not None and (include, exclude) != (None, None):
-            raise ValueError("got include or exclude with ranks, which name the layers")
         self._dense, self._example, self._shapes = duplicate(model), example_input, input_shapes(model, example_input)
-        self._found = candidates(self._dense, self._shapes, include=include, exclude=exclude)
+        self._found = candidates(self._dense, self._shapes, **self._select)
         self._budget, self._ranks, self._at_once = budget, ranks, layers_at_once
         self._formats = formats if formats is None or isinstance(formats, str) else tuple(formats)
         self._calibration = calibration if calibration is None or isinstance(calibration, Tensor) else list(calibration)
-        self._select: dict[str, Any] = {"include": include, "exclude": exclude}
         self._step: Step | None = None
         self._taken, self._total, self.order = 0, steps or 0, tuple[str, ...]()
         planned = _finished(self._planned())
@@ -251,7 +249,7 @@ def _finished(compressed: Compressed) -> Compressed:
     return compressed
 
 
-def _check_sizes(budget: Any, ranks: Any, formats: Any) -> None:
+def _check_sizes(budget: Any, ranks: Any, formats: Any, select: Mapping[str, Selection]) -> None:
     if (budget is None) == (ranks is None):
         got = "neither budget nor ranks" if ranks is None else "budget and ranks"
         raise ValueError(f"got {got}; give one: budget=Budget(parameters=0.25), or ranks={{name: rank}}")
@@ -261,6 +259,8 @@ def _check_sizes(budget: Any, ranks: Any, formats: Any) -> None:
         raise TypeError(f"got ranks={ranks!r}; they are {{name: rank}} of the layers that are to change")
     if ranks is not None and not isinstance(formats, str | None):
         raise TypeError(f"got formats={formats!r} with ranks; give the one format that they are ranks of")
+    if ranks is not None and any(each is not None for each in select.values()):
+        raise ValueError("got include or exclude with ranks, which name the layers")
 
 
 def _check_steps(steps: Any, layers_at_once: Any, order: Any, budget: Budget | None) -> None:
