@@ -27,7 +27,7 @@ from tqdm import tqdm
 from benchmarks import cifar_page, cifar_tuned_page, resnet
 from benchmarks.cifar_methods import METHODS
 from benchmarks.cifar_prune import narrowed
-from benchmarks.cifar_recipes import FROM_DENSE, PUBLISHED_RATE, RATE, RECIPES, Start, agreeing
+from benchmarks.cifar_recipes import CLIP, FROM_DENSE, PUBLISHED_PACE, RATE, RECIPES, Start, agreeing
 from benchmarks.networks import agreement, augmented, divergence, multiply_adds, parameters, predicted, side_by_side
 from benchmarks.tables import write
 
@@ -118,16 +118,16 @@ def tune(options: argparse.Namespace, cache: Cache) -> None:
         dense = resnet.pretrained(options.data, network)
         for start, figures in _to_tune(options, network):
             method = figures["method"]
-            lr = PUBLISHED_RATE if method == "ring" else options.lr
-            name = f"{_name(figures)}-{options.fine_tune}-{lr:g}"
+            pace = PUBLISHED_PACE if method == "ring" else {"lr": options.lr, "clip": options.clip or None}
+            name = f"{_name(figures)}-{options.fine_tune}-{pace['lr']:g}-{pace['clip'] or 0:g}"
             missing = method not in FROM_DENSE and cache.figures(start) is None
             if missing or cache.figures(name) is not None:
                 continue
             model = copy.deepcopy(dense) if method in FROM_DENSE else loaded(cache, start, dense)
             begun, recipe = time.perf_counter(), RECIPES.get(method, agreeing)
-            tuned = recipe(Start(dense, model, figures["ratio"], lr), data, options.fine_tune, figures["seed"], name)
+            tuned = recipe(Start(dense, model, figures["ratio"], pace), data, options.fine_tune, figures["seed"], name)
             seconds = time.perf_counter() - begun
-            figures |= {"epochs": options.fine_tune, "lr": lr, "seconds": seconds, "stop": tuned.stop}
+            figures |= {"epochs": options.fine_tune, "seconds": seconds, "stop": tuned.stop} | pace
             figures |= _counted(tuned.model, dense, data[0][:1])
             tgt.save(cache.weights(name), tuned.model)
             if any(not torch.equal(value, tuned.best[key]) for key, value in tuned.model.state_dict().items()):
@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument(
         "--lr", type=float, default=RATE, help="highest learning rate of these; RSDTR's rings have theirs"
     )
+    parser.add_argument("--clip", type=float, default=CLIP, help="longest gradient; 0: not clipped")
     parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help=", ".join(STEPS))
     parser.add_argument("--write", default="", help="name of a page to write under docs/benchmarks")
     options = parser.parse_args()

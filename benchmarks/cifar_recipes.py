@@ -17,25 +17,25 @@ from benchmarks.networks import augmented
 Data = tuple[Tensor, Tensor]
 
 # Chosen by the divergence from the dense network on training images that were held out, mirrored and moved.
-AGREE: dict[str, Any] = {"optimizer": "adam", "batch_size": 64, "weight_decay": 0.0, "distill": 1.0, "clip": 1.0,
+AGREE: dict[str, Any] = {"optimizer": "adam", "batch_size": 64, "weight_decay": 0.0, "distill": 1.0,
                          "temperature": 4.0, "match": 30.0, "batch_norm": "keep", "ema": 0.995}  # fmt: skip
-RATE = 1e-3
+RATE, CLIP = 1e-3, 1.0
 # R. Gabor, R. Zdunek 2024, arXiv 2405.10802: torch's OneCycleLR, which cycles the momentum whatever SGD was given.
 PUBLISHED: dict[str, Any] = {"optimizer": "sgd", "momentum": (0.85, 0.95), "weight_decay": 0.0,
-                             "batch_size": 128, "distill": 0.0, "clip": None}  # fmt: skip
-PUBLISHED_RATE = 0.01
+                             "batch_size": 128, "distill": 0.0}  # fmt: skip
+PUBLISHED_PACE: Mapping[str, Any] = {"lr": 0.01, "clip": None}
 # MUSCO's steps: so many times all kernels are made smaller, and trained on in between.
 STEPS = 3
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a recipe begins with: the dense network, the compressed one, how many times smaller that is, and a rate."""
+    """What a recipe begins with: the dense network, the compressed one, how many times smaller that is, lr and clip."""
 
     dense: nn.Module
     model: nn.Module
     ratio: float
-    lr: float
+    pace: Mapping[str, Any]
 
 
 Recipe = Callable[[Start, Data, int, int, str], tgt.FineTuned]
@@ -68,8 +68,8 @@ def _tuned(
     start: Start, model: nn.Module, data: Any, epochs: int, seed: int, title: str, recipe: Mapping[str, Any], **how: Any
 ) -> tgt.FineTuned:
     teacher, model = channels_last(start.dense), channels_last(model)  # where convolutions are fastest
-    watch = tg.progress(title)
-    return tgt.fine_tune(model, teacher, data, lr=start.lr, seed=seed, epochs=epochs, callback=watch, **how, **recipe)
+    how |= {"seed": seed, "epochs": epochs, "callback": tg.progress(title)}
+    return tgt.fine_tune(model, teacher, data, **how, **start.pace, **recipe)
 
 
 def strongly_augmented(x: Tensor) -> Tensor:

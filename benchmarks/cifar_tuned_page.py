@@ -13,7 +13,7 @@ from benchmarks.cifar_recipes import AGREE, FROM_DENSE, PUBLISHED
 from benchmarks.tables import table
 
 HEAD = ("method", "asked", "ratio", "parameters", "multiply-adds", "before, %", "last epoch, %", "best epoch, %",
-        "of the seeds", "lr", "seconds")  # fmt: skip
+        "of the seeds", "lr", "clip", "seconds")  # fmt: skip
 TITLES = {name: method.title for name, method in METHODS.items()} | FROM_DENSE
 
 
@@ -65,7 +65,7 @@ def _dense(rows: Sequence[Figures]) -> Iterator[tuple[str, ...]]:
     for row in rows:
         if row["method"] == "dense":
             counts = f"{row['parameters']:,.0f}", f"{row['multiply_adds'] / 1e6:.1f}"
-            yield ("dense", "", "1.00", *counts, _accuracy([row], "accuracy"), "", "", "", "", "")
+            yield ("dense", "", "1.00", *counts, _accuracy([row], "accuracy"), "", "", "", "", "", "")
 
 
 def line(seeds: Sequence[Figures], rows: Sequence[Figures]) -> tuple[str, ...]:
@@ -84,6 +84,7 @@ def line(seeds: Sequence[Figures], rows: Sequence[Figures]) -> tuple[str, ...]:
         _accuracy(seeds, "accuracy_best"),
         ", ".join(f"{100 * row['accuracy']:.1f}" for row in seeds if "accuracy" in row),
         f"{first['lr']:g}",
+        f"{first['clip'] or '–'}",
         f"{counts['seconds']:.0f}",
     )
 

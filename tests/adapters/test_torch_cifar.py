@@ -129,13 +129,14 @@ def test_networks_are_trained_on_and_kept(data, monkeypatch, capsys):
     run(monkeypatch, data, *arguments, "--only", "fit")
     cache = cifar.Cache(data / "cache")
     starts = dict(cache.all())
-    run(monkeypatch, data, *arguments, "--fine-tune", "3", "--only", "tune", "accuracy", "latency")
+    run(monkeypatch, data, *arguments, "--fine-tune", "3", "--clip", "0", "--only", "tune", "accuracy", "latency")
     after = {name: figures for name, figures in cache.all() if name not in starts}
-    rates = {"cut": 0.001, "cp-plain": 0.001, "ring": 0.01, "musco": 0.001}
-    assert set(after) == {f"resnet20-{m}-1.5-{s}-3-{lr:g}" for m, lr in rates.items() for s in (0, 1)}
+    paces = {"cut": "0.001-0", "cp-plain": "0.001-0", "ring": "0.01-0", "musco": "0.001-0"}
+    assert set(after) == {f"resnet20-{m}-1.5-{s}-3-{pace}" for m, pace in paces.items() for s in (0, 1)}
     for name, figures in after.items():
         assert figures["epochs"] == 3
-        assert figures["lr"] == rates[figures["method"]]
+        assert f"{figures['lr']}-0" == paces[figures["method"]]
+        assert figures["clip"] is None
         assert figures["stop"] == "epochs"
         assert figures["parameters"] * 1.5 <= figures["dense_parameters"]
         assert "latency" not in figures
@@ -143,11 +144,11 @@ def test_networks_are_trained_on_and_kept(data, monkeypatch, capsys):
         assert figures["accuracy"] == resnet.accuracy(again, *resnet.images(data, "test"))
     for kind in ("cut-1.5-0", "ring-1.5-0"):
         ours = cifar.loaded(cache, f"resnet20-{kind}", network())
-        assert parameters(ours) == after[f"resnet20-{kind}-3-{rates[kind[:-6]]:g}"]["parameters"]
+        assert parameters(ours) == after[f"resnet20-{kind}-3-{paces[kind[:-6]]}"]["parameters"]
     kept = dict(cache.all())
     monkeypatch.setattr(resnet, "accuracy", lambda *_: pytest.fail("test images are looked at once a network"))
     capsys.readouterr()
-    run(monkeypatch, data, *arguments, "--fine-tune", "3", "--only", "tune", "accuracy", "page")
+    run(monkeypatch, data, *arguments, "--fine-tune", "3", "--clip", "0", "--only", "tune", "accuracy", "page")
     assert dict(cache.all()) == kept, "nothing is made twice"
     lines = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [line[1].strip() for line in lines[1:]] == [
