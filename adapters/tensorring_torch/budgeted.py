@@ -126,6 +126,8 @@ class Budgeted:
             for part, each, gamma in zip(parts, seen.moments, seen.blocks, strict=True)
         ]
         fits = [Target(part, s, None if g is None else softened(g), variance) for part, s, g, variance in norms]
+        if fits[0].is_wide:
+            self._notes.append(f"{name}: {len(fits[0].matrix[0]):,} inputs to each output, weighed by channels alone")
         found = options(use, list(tried.values()), fits, [Target(*each) for each in norms], lanes=lanes)
         assert self._study is not None
         more = self._study.new_bias(name)

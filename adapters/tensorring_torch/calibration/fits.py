@@ -45,6 +45,11 @@ class Target:
         """The kernel as (O, I·size)."""
         return self.kernel.reshape(len(self.kernel), -1)
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether there are too many inputs for S as a whole, but for one decomposition."""
+        return self.inputs is not None and len(self.inputs) > _FULL and self.kernel.ndim > 2
+
     def metric(self, order: int, *, whole: bool = False) -> Metric | None:
         """For a tensor of so many modes, the first being the outputs.
 
@@ -55,7 +60,7 @@ class Target:
             found[0,] = self.outputs
         if self.inputs is None or not self.inputs.any():  # what sees nothing is fitted as it is
             return found or None
-        if len(self.inputs) <= (_WHOLE if whole else _FULL) or self.kernel.ndim == 2:
+        if not self.is_wide or (whole and len(self.inputs) <= _WHOLE):
             found[tuple(range(1, order))] = _ridged(self.inputs)
             return found
         channels = self.kernel.shape[1]
