@@ -2,10 +2,11 @@
 
 python -m benchmarks.cifar --data DIR --cache DIR [--network resnet20 …] [--method auto …] [--ratio 2 …] [--seeds 0 1 2]
 
-Five steps, each over what the one before left in the cache, so that a run that was broken off goes on where it was:
-`fit` makes the networks, `tune` trains them on for `--fine-tune` epochs, `latency` times them beside the dense one,
-`accuracy` looks at the test images, once a network, and `page` writes the table of all that is there: with
-`--fine-tune` of those that were trained on for so long, else of those that were not.
+Six steps, each over what the one before left in the cache, so that a run that was broken off goes on where it was:
+`fit` makes the networks, `tune` trains them on for `--fine-tune` epochs, `seconds` makes those asked for (and there)
+once more to time the call, `latency` times all beside the dense one, `accuracy` looks at the test images, once a
+network, and `page` writes the table of all that is there: with `--fine-tune` of those that were trained on for so long,
+else of those that were not. Keep the machine free of other work for `seconds` and `latency`; `fit` and `tune` bear it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from benchmarks.cifar_recipes import CLIP, FROM_DENSE, PUBLISHED_PACE, RATE, REC
 from benchmarks.networks import agreement, augmented, divergence, multiply_adds, parameters, predicted, side_by_side
 from benchmarks.tables import write
 
-STEPS = ("fit", "tune", "latency", "accuracy", "page")
+STEPS = ("fit", "tune", "seconds", "latency", "accuracy", "page")
 # Training images that networks are compared with the dense one on; what they are fitted to is drawn from the others.
 HELD_OUT = 1024
 
@@ -80,15 +81,33 @@ def fit(options: argparse.Namespace, cache: Cache) -> None:
             name = _name(figures)
             if cache.figures(name) is not None or figures["method"] in FROM_DENSE:
                 continue
-            draw = torch.randperm(len(rest), generator=torch.Generator().manual_seed(figures["seed"]))
-            start = time.perf_counter()
-            model = METHODS[figures["method"]].apply(dense, figures["ratio"], rest[draw[: options.images]]).eval()
-            figures["seconds"] = time.perf_counter() - start
+            model, figures["seconds"] = _made(figures, dense, rest)
             figures |= _counted(model, dense, rest[:1])
             got = predicted(model, held_out)
             figures |= {"divergence": divergence(expected, got), "agreement": agreement(expected, got)}
             tgt.save(cache.weights(name), model)
             cache.keep(name, figures)
+
+
+def _made(figures: Mapping[str, Any], dense: nn.Module, rest: Tensor) -> tuple[nn.Module, float]:
+    """The network that the figures name, in eval mode, and the seconds that it took."""
+    draw = torch.randperm(len(rest), generator=torch.Generator().manual_seed(figures["seed"]))
+    start = time.perf_counter()
+    model = METHODS[figures["method"]].apply(dense, figures["ratio"], rest[draw[: figures["images"]]]).eval()
+    return model, time.perf_counter() - start
+
+
+def time_calls(options: argparse.Namespace, cache: Cache) -> None:
+    """Seconds of making each network that was asked for and is there, of the first seed, on all threads."""
+    rest, _ = split(resnet.images(options.data, "train")[0])
+    for network in options.network:
+        dense = resnet.pretrained(options.data, network)
+        for asked in tqdm(list(_asked(options, network)), desc=f"{network}, seconds"):
+            name, first = _name(asked), asked["seed"] == options.seeds[0] and asked["method"] not in FROM_DENSE
+            figures = cache.figures(name) if first else None
+            if figures is not None and "quiet" not in figures:
+                figures["quiet"] = {"seconds": _made(figures, dense, rest)[1], "threads": torch.get_num_threads()}
+                cache.keep(name, figures)
 
 
 def _asked(options: argparse.Namespace, network: str) -> Iterator[dict[str, Any]]:
@@ -204,6 +223,8 @@ def main() -> None:
         fit(options, cache)
     if "tune" in options.only and options.fine_tune:
         tune(options, cache)
+    if "seconds" in options.only:
+        time_calls(options, cache)
     for step in ("latency", "accuracy"):
         if step in options.only:
             measure(options, cache, step)

@@ -14,7 +14,7 @@ from benchmarks.tables import table
 
 Figures = Mapping[str, Any]
 HEAD = ("method", "asked", "ratio", "parameters", "multiply-adds", "accuracy, %", "KL", "agreement, %", "seeds",
-        "seconds", "ms, batch 1", "dense", "as given", "ms, batch 32", "dense", "as given")  # fmt: skip
+        "seconds", "quiet", "ms, batch 1", "dense", "as given", "ms, batch 32", "dense", "as given")  # fmt: skip
 
 
 def page(rows: Sequence[Figures]) -> str:
@@ -38,10 +38,10 @@ def _parts(rows: Sequence[Figures]) -> Iterator[str]:
         "else; ± is the standard error that so few images leave. The same images stand behind every row."
     )
     yield (
-        "Seconds: one call on one thread, other work beside it (those for time: two threads, nothing beside it). "
-        "Latency: medians of ours and dense in turn, each in the memory layout that it is faster in, and of "
-        "dense as it was given, which budgets of latency are of; batch norms folded in neither; "
-        "empty where it was not measured."
+        "Seconds: one call on one thread, other work beside it (those for time: two threads), and quiet: one call on "
+        "two threads, nothing beside it. Latency: medians of ours and dense in turn, each in the way that it is "
+        "fastest in, with the channels last or not, batch norms folded or not, and of dense as it was given, which "
+        "budgets of latency are of. Empty where it was not measured."
     )
     yield machine.describe(("numpy", "torch", "tensorring"))
     for network, own in grouped(rows, "network"):
@@ -89,6 +89,7 @@ def line(seeds: Sequence[Figures]) -> tuple[str, ...]:
         f"{100 * counted['agreement']:.1f}",
         f"{len(seeds)}",
         f"{mean(row['seconds'] for row in seeds):.0f}",
+        next((f"{row['quiet']['seconds']:.0f}" for row in seeds if "quiet" in row), ""),
         *(f"{times[f'{who} {size}']:.{digits}f}" if times else "" for size, digits in ((1, 2), (32, 1))
           for who in ("ours", "dense", "given")),
     )  # fmt: skip

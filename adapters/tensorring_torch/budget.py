@@ -18,7 +18,7 @@ class Budget:
         Of the multiply-adds of one forward pass of the example input, in convolutions and linear layers.
     latency
         Of the seconds that one forward pass of the example input takes, measured on the device of the model, as it was
-        given. What comes back has the channels last where that is faster.
+        given. What comes back has the channels last, and batch norms folded, where that is faster.
 
     Raises
     ------

@@ -15,14 +15,15 @@ from tensorring_torch.calibration.allocation import Layers, timed, within_latenc
 from tensorring_torch.calibration.curves import Option, options
 from tensorring_torch.calibration.data import Batch, batches_of
 from tensorring_torch.calibration.fits import Target, forms, softened
+from tensorring_torch.calibration.graph import NORMS
 from tensorring_torch.calibration.reconstruct import reconstructed
 from tensorring_torch.calibration.sequence import Choice, Fitted, fit, measured
 from tensorring_torch.calibration.study import Study
 from tensorring_torch.chain import Use
+from tensorring_torch.equivalent import fastest
 from tensorring_torch.geometry import Geometry
 from tensorring_torch.kinds import canonical_weight
 from tensorring_torch.latency import Stopwatch
-from tensorring_torch.layout import channels_last, has_channels_last
 from tensorring_torch.plan import LANES
 from tensorring_torch.replace import duplicate, put
 from tensorring_torch.report import Compressed, Cost, LayerReport, Progress, Report
@@ -33,8 +34,6 @@ from tensorring_torch.trace import calls_of, input_shapes, layers_called, multip
 _TIMING = 0.2
 # Where the outputs have changed by more, as a share of their squares, all factors are adjusted together.
 _CHANGED = 0.04
-# A layout is changed for no less than this share of the seconds.
-_FASTER = 0.97
 _LOOKUP = "a table is not fitted to a budget: tol with minimize='parameters'"
 _COMPLEX = "complex weights are not fitted to a budget: tol"
 
@@ -71,18 +70,15 @@ class Budgeted:
         asked = set(asked)
         self._model, self._example, self._notes = model, example_input, list[str]()
         self._stopwatch = Stopwatch(seconds=_TIMING)
-        self._dense = duplicate(model).eval()
-        self._shapes = input_shapes(model, example_input)
-        found = candidates(model, self._shapes, include=include, exclude=exclude)
+        self._dense, gain = self._prepared(asked)
+        self._shapes = input_shapes(self._dense, example_input)
+        found = candidates(self._dense, self._shapes, include=include, exclude=exclude)
         self._found = [_fittable(each) for each in found]
         batches = [] if calibration is None else batches_of(calibration, example_input, self._dense)
         uses = {each.name: _use(each.layer, self._shapes[each.name], asked) for each in self._found if not each.reason}
         if not uses:
             reasons = "; ".join(f"{each.name!r}: {each.reason}" for each in self._found)
             raise ValueError(f"got a {type(model).__name__} without a layer to fit to a budget ({reasons or 'none'})")
-        gain = 1.0
-        if "latency" in asked:
-            self._dense, gain = self._in_fastest_layout()
         kernels = {name: _kernel(name, self._dense.get_submodule(name)) for name in uses}
         self._study = Study(self._dense, batches, {name: self._shapes[name] for name in uses}) if batches else None
         curves = {name: self._options(name, kernels[name], use, asked, formats) for name, use in uses.items()}
@@ -94,19 +90,15 @@ class Budgeted:
             inputs = {name: self._shapes[name][0] for name in uses}
             self._layers = timed(self._dense, self._layers, example_input, inputs, self._stopwatch, gain)
 
-    def _in_fastest_layout(self) -> tuple[nn.Module, float]:
-        """The dense network with the channels last, where that alone makes it faster, and how many times it does."""
-        if has_channels_last(self._dense):
-            return self._dense, 1.0
-        other = channels_last(self._dense)
-        try:
-            before, after = Stopwatch().measure([self._dense, other], self._example)
-        except RuntimeError:  # its forward takes a `view` of what such memory has no view of
-            return self._dense, 1.0
-        if after > _FASTER * before:
-            return self._dense, 1.0
-        self._notes.append(f"channels last: that alone makes the dense network {before / after:.2f} × as fast")
-        return other, before / after
+    def _prepared(self, asked: set[str]) -> tuple[nn.Module, float]:
+        """A copy in eval mode; where time counts the fastest that computes the same, and how many times it is so."""
+        dense = duplicate(self._model).eval()
+        if "latency" not in asked:
+            return dense, 1.0
+        trained = any(isinstance(part, NORMS) and part.training for part in self._model.modules())
+        found, gain, note = fastest(dense, self._example, Stopwatch(), trained=trained)
+        self._notes += [note] if note else []
+        return found, gain
 
     def _options(
         self, name: str, kernel: np.ndarray, use: Use, asked: set[str], formats: tuple[str, ...] | None
@@ -126,8 +118,8 @@ class Budgeted:
             for part, each, gamma in zip(parts, seen.moments, seen.blocks, strict=True)
         ]
         fits = [Target(part, s, None if g is None else softened(g), variance) for part, s, g, variance in norms]
-        if fits[0].is_wide:
-            self._notes.append(f"{name}: {len(fits[0].matrix[0]):,} inputs to each output, weighed by channels alone")
+        if not fits[0].by_entries:
+            self._notes.append(f"{name}: {fits[0].matrix.shape[1]:,} inputs to each output, weighed by channels alone")
         found = options(use, list(tried.values()), fits, [Target(*each) for each in norms], lanes=lanes)
         assert self._study is not None
         more = self._study.new_bias(name)
@@ -157,7 +149,7 @@ class Budgeted:
         _take_over_modes(built.model, self._model)
         reports = [_report(each, layers, chosen, built) for each in self._found]
         saved = sum(each.before.multiply_adds - each.after.multiply_adds for each in reports)
-        before, after = (sum(p.numel() for p in each.parameters()) for each in (dense, built.model))
+        before, after = (sum(p.numel() for p in each.parameters()) for each in (self._model, built.model))
         macs = int(layers.whole["macs"])
         totals = Cost(before, macs, seconds[0]), Cost(after, macs - saved, seconds[1])
         return Compressed(built.model, Report(tuple(reports), *totals, tuple(built.notes), built.interrupted))

@@ -21,6 +21,7 @@ from tensorring_torch.factored import attach_empty, factored_ranks
 from tensorring_torch.geometry import Geometry
 from tensorring_torch.layer import plan_of
 from tensorring_torch.modules import sequence
+from tensorring_torch.norms import emptied
 from tensorring_torch.plan import Link, Plan
 from tensorring_torch.replace import duplicate, put
 from tensorring_torch.tt_linear import TTLinear, skeleton
@@ -65,7 +66,8 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
     check_model(model)
     tensors, tied = _distinct(model.state_dict())
     layers = dict(_layers(model))
-    texts = {"layers": layers, "factored": factored_ranks(model), "tied": tied}
+    identities = {name: "nn.Identity" for name, module in model.named_modules() if type(module) is nn.Identity}
+    texts = {"layers": layers, "factored": factored_ranks(model), "tied": tied, "identities": identities}
     metadata = {"format": FORMAT, "version": VERSION} | {key: json.dumps(value) for key, value in texts.items()}
     write_whole(Path(path), to_bytes(tensors, metadata))
 
@@ -78,7 +80,8 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     path
         A file that `save` wrote.
     model
-        The dense network, freshly built: same architecture and dtypes as the one that was compressed.
+        The dense network, freshly built: same architecture and dtypes as the one that was compressed. Batch norms that
+        were folded, by a budget of latency or by `fold_norms`, may be there.
 
     Returns
     -------
@@ -118,6 +121,8 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             biased = any(key.startswith(f"{name}.") and key.endswith(".bias") for key in tensors)
             built[id(like)] = _built(path, name, entry, like, held=held, biased=biased)
     new = put(duplicate(model), {name: built[id(dense[name])] for name in layers})
+    identities = _object(path, {"identities": "{}"} | metadata, "identities")  # older files have no folded norms
+    folded = emptied(new, identities, tensors)
     modules = dict(new.named_modules())
     for name, ranks in _object(path, metadata, "factored").items():
         try:
@@ -125,7 +130,7 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         except ValueError as error:
             raise ValueError(f"{path}: layer {name!r}: {error}; load onto the dense model, freshly built") from None
     _check_state(path, new.state_dict(), tensors)
-    for name in layers:
+    for name in (*layers, *folded):
         new.get_submodule(name).to_empty(device=dense[name].weight.device)
     new.load_state_dict(tensors)
     return new

@@ -116,8 +116,9 @@ def compress(  # noqa: PLR0913 - three ways to say how far to go, and what all o
     done, the others dense; the report's notes say how far it came.
 
     With `budget` it costs some dozens of fits a layer: on two cores half a minute for a ResNet-20, two minutes for a
-    ResNet-56, and half as much again where factors are adjusted together. With a latency the network comes back with
-    the channels last where that is faster. Only the costs are bounded: how far the outputs are off is predicted.
+    ResNet-56, and as much again where factors are adjusted together; half a minute for each convolution of 4,608
+    inputs. With a latency the network comes back with the channels last, and batch norms that are in eval mode folded
+    (`fold_norms`), where that is faster. Only the costs are bounded: how far the outputs are off is predicted.
 
     Examples
     --------

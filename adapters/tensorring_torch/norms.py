@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from tensorring_torch.calibration.data import Batch, fresh
 from tensorring_torch.calibration.graph import NORMS, surroundings, traced
@@ -62,7 +62,7 @@ def fold_norms(model: nn.Module, example_input: Any) -> nn.Module:
     training mode the copy computes something else: there is no batch to normalise by. A model that reads attributes of
     a norm or a layer itself, such as `self.norm.weight`, must not be folded where they are.
 
-    To load a file of a folded network, build the dense one and fold that: `load(path, fold_norms(dense, x))`.
+    Files of folded networks are loaded onto the dense one as it was, or folded.
 
     References
     ----------
@@ -90,6 +90,22 @@ def fold_norms(model: nn.Module, example_input: Any) -> nn.Module:
         put(folded, {name: nn.Identity().eval() for name in names})
         merged = bool(names)
     return folded
+
+
+def emptied(model: nn.Module, identities: Mapping[str, Any], biases: Mapping[str, Tensor]) -> list[str]:
+    """As after a fold, in place: norms of these names become identities, layers with one of the biases have it, empty.
+
+    Returns the names of those layers.
+    """
+    norms = {name: part for name, part in model.named_modules() if name in identities and isinstance(part, NORMS)}
+    put(model, {name: nn.Identity().train(norm.training) for name, norm in norms.items()})
+    found = []
+    for name, layer in model.named_modules():
+        if norms and isinstance(layer, _BEFORE) and layer.bias is None and f"{name}.bias" in biases:
+            empty = layer.weight.new_empty(biases[f"{name}.bias"].shape, device="meta")
+            layer.bias = nn.Parameter(empty, layer.weight.requires_grad)
+            found.append(name)
+    return found
 
 
 def _pairs(model: nn.Module, batch: Batch) -> Iterator[tuple[nn.Module, str]]:

@@ -58,6 +58,31 @@ def test_of_wide_patches_only_the_variance_is_known(monkeypatch):
     assert found.uncentred().covariance is None
 
 
+@pytest.mark.parametrize("counts", [(50,), (20, 30), (1, 9, 40)])
+def test_of_wide_patches_of_images_channels_are_told_apart(monkeypatch, counts):
+    """The covariance of channels is the mean of the diagonal blocks of the whole one."""
+    monkeypatch.setattr(module, "WIDEST", 5)
+    channels, entries = 3, 4
+    rng = np.random.default_rng(len(counts))
+    u = torch.from_numpy(rng.standard_normal((50, 12)) @ rng.standard_normal((12, 12)) + 3)
+    z = torch.from_numpy(rng.standard_normal((50, 2)))
+    sums = Accumulator(entries)
+    for part, outputs in zip(u.split(counts), z.split(counts), strict=True):
+        sums.add(part, outputs)
+    found = sums.moments()
+
+    def expected(whole):
+        return np.trace(whole.reshape(channels, entries, channels, entries), axis1=1, axis2=3) / entries
+
+    whole = np.cov(u.numpy(), rowvar=False, bias=True)
+    assert found.cross is None
+    np.testing.assert_allclose(found.covariance.numpy(), expected(whole), rtol=3e-6)
+    assert found.variance == pytest.approx(np.trace(whole) / 12, rel=3e-6)
+    around_zero = found.uncentred()
+    np.testing.assert_allclose(around_zero.covariance.numpy(), expected(u.mT.numpy() @ u.numpy() / 50), rtol=3e-6)
+    assert around_zero.cross is None
+
+
 def jacobian_route(model, name, x):
     """Σ_positions gᵀg of the outputs, averaged over images: every derivative, by torch's own Jacobian."""
     layer, total = model.get_submodule(name), 0.0

@@ -34,7 +34,7 @@ LAYERS = [
     {"budget", "cut_report", "report", "training.optimizer", "training.result", "training.sensitivity"},
     {"trace", "latency", "training.step", "training.orthogonality"},
     {"training.comparison"},
-    {"checkpoint", "search", "select", "calibration.data", "calibration.fits", "calibration.moments"},
+    {"search", "select", "calibration.data", "calibration.fits", "calibration.moments"},
     {
         "tolerance",
         "calibration.curves",
@@ -43,12 +43,19 @@ LAYERS = [
         "calibration.parts",
         "calibration.walk",
     },
-    {"training.factorize", "training.influence", "training.rank_search", "training.recompress"},
-    {"calibration.allocation", "calibration.measured", "calibration.reconstruct", "calibration.sequence"},
+    {"norms", "training.factorize", "training.influence", "training.rank_search", "training.recompress"},
+    {
+        "checkpoint",
+        "equivalent",
+        "calibration.allocation",
+        "calibration.measured",
+        "calibration.reconstruct",
+        "calibration.sequence",
+    },
     {"training.resume"},
     {"training.run", "calibration.study"},
     {"budgeted", "training.expand"},
-    {"compressibility", "model", "norms", "training.fine_tune", "training.fold"},
+    {"compressibility", "model", "training.fine_tune", "training.fold"},
     {"training.schedule"},
 ]
 

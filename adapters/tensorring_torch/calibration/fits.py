@@ -17,9 +17,9 @@ _IDENTITY = 0.5
 
 # Of the mean of S's diagonal.
 _RIDGE = 1e-5
-# Up to so many inputs fits are made in the whole metric: an iteration takes their square, times the rank; where one
-# decomposition does it (five seconds), up to so many.
-_FULL, _WHOLE = 1152, 2304
+# Up to so many inputs curves are fitted in the whole metric, of which an iteration takes the square, times the rank; up
+# to so many where one decomposition does it (five seconds); and up to so many final fits are, of any form.
+_CURVES, _CUTS, _FINAL = 1152, 2304, 8192
 # Multiply-adds of an iteration from which on there are fewer of them.
 _CHEAP = 1e8
 
@@ -31,55 +31,68 @@ Metric = dict[tuple[int, ...], np.ndarray]
 class Target:
     """A kernel (O, I, *size), and the norm in which it is to be met: ‖E‖² = tr(Γ E S Eᴴ), E as a matrix (O, I·size).
 
-    `inputs` is S, the covariance of the patches that the layer sees; `outputs` is Γ, what an error of its outputs does
-    to those of the network. None stands for the identity, of S times `variance`.
+    `inputs` is S, the covariance of the patches that the layer sees, or of their channels alone (I, I), whatever the
+    kernel's entry; `outputs` is Γ, what an error of its outputs does to those of the network. None stands for the
+    identity, of S times `variance`. A `final` fit may take long: it is in the whole metric where those of curves, of
+    very many inputs, weigh channels alone.
     """
 
     kernel: np.ndarray
     inputs: np.ndarray | None = None
     outputs: np.ndarray | None = None
     variance: float = 1.0
+    final: bool = False
 
     @property
     def matrix(self) -> np.ndarray:
         """The kernel as (O, I·size)."""
         return self.kernel.reshape(len(self.kernel), -1)
 
-    @property
-    def is_wide(self) -> bool:
-        """Whether there are too many inputs for S as a whole, but for one decomposition."""
-        return self.inputs is not None and len(self.inputs) > _FULL and self.kernel.ndim > 2
+    def is_whole(self, *, at_once: bool = False) -> bool:
+        """Whether S counts as a whole, not on the channels alone: in a fit of iterations, or in one decomposition."""
+        if self.inputs is None or self.kernel.ndim == 2:
+            return True
+        most = _FINAL if self.final else _CUTS if at_once else _CURVES
+        return self.by_entries and len(self.inputs) <= most
 
-    def metric(self, order: int, *, whole: bool = False) -> Metric | None:
+    @property
+    def by_entries(self) -> bool:
+        """Whether S tells entries of the kernel apart, and not channels alone."""
+        return self.inputs is None or len(self.inputs) == self.matrix.shape[1]
+
+    def metric(self, order: int, *, at_once: bool = False) -> Metric | None:
         """For a tensor of so many modes, the first being the outputs.
 
-        Of many inputs S on the channels alone, its mean over the kernel's entries, unless it is to be the whole.
+        Where S is not whole it is that of the channels alone, its mean over the kernel's entries.
         """
         found: Metric = {}
         if self.outputs is not None and self.outputs.any():
             found[0,] = self.outputs
         if self.inputs is None or not self.inputs.any():  # what sees nothing is fitted as it is
             return found or None
-        if not self.is_wide or (whole and len(self.inputs) <= _WHOLE):
+        if self.is_whole(at_once=at_once):
             found[tuple(range(1, order))] = _ridged(self.inputs)
             return found
         channels = self.kernel.shape[1]
         taps = len(self.inputs) // channels
         split = self.inputs.reshape(channels, taps, channels, taps)
-        found[1,] = _ridged(np.trace(split, axis1=1, axis2=3) / taps)
+        found[1,] = _ridged(np.trace(split, axis1=1, axis2=3) / taps)  # of one entry: S is of the channels already
         return found
 
     def squared(self, matrix: np.ndarray) -> float:
         """‖E‖² of an error (O, I·size), or of the kernel itself."""
         left = matrix if self.outputs is None else self.outputs @ matrix
-        right = self.variance * matrix if self.inputs is None else matrix @ self.inputs
+        if self.inputs is None:
+            right = self.variance * matrix
+        else:  # as columns of channels, where S is of those alone
+            columns = matrix.reshape(len(matrix), len(self.inputs), -1)
+            right = np.tensordot(columns, self.inputs, axes=(1, 0)).swapaxes(1, 2).reshape(matrix.shape)
         return max(0.0, float(np.vdot(left, right)))
 
     def affordable(self, sweeps: int, rank: int) -> int:
         """So many sweeps, or of large kernels fewer, but ten."""
-        inputs = self.kernel.size // len(self.kernel)
-        full = self.inputs is not None and len(self.inputs) <= _FULL
-        flops = rank * (2 * inputs**2 if full else 6 * self.kernel.size)
+        whole = self.inputs is not None and self.is_whole()
+        flops = rank * (2 * self.matrix.shape[1] ** 2 if whole else 6 * self.kernel.size)
         return min(sweeps, max(10, int(sweeps * _CHEAP / flops)))
 
     def error(self, tensor: tg.LowRankTensor) -> float:
@@ -172,7 +185,7 @@ def _cut(modes: tuple[int, ...]) -> Form:
     def fit(target: Target, ranks: Ranks, init: Any, sweeps: int) -> tg.LowRankTensor:
         x = target.kernel
         # At the outputs the best cut is one SVD, however many inputs there are.
-        metric = target.metric(x.ndim, whole=modes == (cut.OUTPUT,))
+        metric = target.metric(x.ndim, at_once=modes == (cut.OUTPUT,))
         return tg.cut_svd(x, modes=modes, ranks=ranks[0], metric=metric).tensor
 
     def ranks(shape: tuple[int, ...], share: float) -> Ranks:
@@ -187,7 +200,7 @@ def _cut(modes: tuple[int, ...]) -> Form:
 
     def nested(target: Target) -> bool:
         """Whether one side alone has a metric: the fit is an SVD, each of its terms beside the others."""
-        metric = target.metric(target.kernel.ndim, whole=modes == (cut.OUTPUT,)) or {}
+        metric = target.metric(target.kernel.ndim, at_once=modes == (cut.OUTPUT,)) or {}
         return all(set(group) <= set(modes) or not set(group) & set(modes) for group in metric)
 
     return Form("cut", ("cut", modes), ranks, blank, fit, nested)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 # Rows taken at once: sums of so many are right to this share of their norm in single precision.
 _ROWS, _ROUNDING = 1 << 13, 4e-7
-# Wider patches have no covariance: 8,192² numbers are half a gigabyte, and what is done with them takes minutes.
+# Of wider patches only channels are told apart: 8,192² numbers are half a gigabyte, and their decomposition minutes.
 WIDEST = 8192
 
 
@@ -17,7 +17,8 @@ WIDEST = 8192
 class Moments:
     """Centred moments of patches u and outputs z: covariance (N, N), cross (O, N), and the means (N,), (O,).
 
-    Of wide patches the matrices are None, and `variance`, the mean of the covariance's diagonal, is what is known.
+    Of wide patches the cross moment is None, and the covariance that of the channels alone (I, I), its mean over the
+    kernel's entries; or None too where there is but one entry. `variance` is the mean of the covariance's diagonal.
     """
 
     covariance: Tensor | None
@@ -29,16 +30,22 @@ class Moments:
     def uncentred(self) -> Moments:
         """Around zero: for layers without a bias, that must meet the means by their kernels."""
         variance = self.variance + float(self.patch.square().mean())
-        covariance = None if self.covariance is None else self.covariance + torch.outer(self.patch, self.patch)
+        covariance = self.covariance
+        if covariance is not None:
+            means = self.patch.reshape(len(covariance), -1)
+            covariance = covariance + means @ means.mT / means.shape[1]
         cross = None if self.cross is None else self.cross + torch.outer(self.output, self.patch)
         return Moments(covariance, cross, torch.zeros_like(self.patch), torch.zeros_like(self.output), variance)
 
 
 class Accumulator:
-    """Moments of rows that come in batches: added up in double precision, around the mean of the first batch."""
+    """Moments of rows that come in batches: added up in double precision, around the mean of the first batch.
 
-    def __init__(self) -> None:
-        self.count = 0
+    `entries` of a kernel are next to each other in a patch, for each of its channels.
+    """
+
+    def __init__(self, entries: int = 1) -> None:
+        self.count, self._entries = 0, entries
         self._around: Tensor | None = None
 
     @torch.no_grad()
@@ -51,26 +58,42 @@ class Accumulator:
             size = rows.shape[1]
             self._split = patches.shape[1]
             self._sum = torch.zeros(size, dtype=torch.float64, device=rows.device)
-            tall = self._split if self._split <= WIDEST else 1
-            self._square = torch.zeros(tall, size, dtype=torch.float64, device=rows.device)
+            self._square = torch.zeros((), dtype=torch.float64, device=rows.device)
         for part in (rows - self._around).split(_ROWS):
             self._sum += part.sum(0)
-            wide = self._split > WIDEST
-            self._square += part.square().sum(0) if wide else part[:, : self._split].mT @ part
+            self._square = self._square + self._squared(part)
             self.count += len(part)
+
+    def _squared(self, rows: Tensor) -> Tensor:
+        """(N, N + O); of wide patches (I, I), added up over the kernel's entries, and without channels the diagonal."""
+        inputs = rows[:, : self._split]
+        if self._split <= WIDEST:
+            return inputs.mT @ rows
+        if self._entries == 1:
+            return inputs.square().sum(0)
+        places = inputs.unflatten(1, (-1, self._entries)).movedim(2, 1).flatten(0, 1)
+        return places.mT @ places
 
     def moments(self) -> Moments:
         """Of all rows so far."""
         assert self._around is not None
         n, mean = self._split, self._sum / self.count
         around, square = mean + self._around, self._square / self.count
+        patch, output = around[:n], around[n:]
+        if n > WIDEST and self._entries == 1:
+            return Moments(None, None, patch, output, float((square - mean[:n].square()).mean()))
         if n > WIDEST:
-            variance = float((square[0] - mean.square())[:n].mean())
-            return Moments(None, None, around[:n], around[n:], variance)
-        square = square - mean[:n, None] * mean
-        covariance = (square[:, :n] + square[:, :n].mT) / 2
-        # Rounding may have made it indefinite, by so much at most: of sums, and of inputs that hardly change.
-        least = torch.finfo(self._around.dtype).eps ** 2 * around[:n].square().mean()
+            means = mean[:n].reshape(-1, self._entries)
+            covariance, cross = self._definite((square - means @ means.mT) / self._entries, patch), None
+        else:
+            square = square - mean[:n, None] * mean
+            covariance, cross = self._definite(square[:, :n], patch), square[:, n:].mT.contiguous()
+        return Moments(covariance, cross, patch, output, float(covariance.diagonal().mean()))
+
+    def _definite(self, covariance: Tensor, mean: Tensor) -> Tensor:
+        """Rounding may have made it indefinite, by so much at most: of sums, and of inputs that hardly change."""
+        assert self._around is not None
+        covariance = (covariance + covariance.mT) / 2
+        least = torch.finfo(self._around.dtype).eps ** 2 * mean.square().mean()
         covariance.diagonal().add_(_ROUNDING * covariance.norm() + least)
-        cross = square[:, n:].mT.contiguous()
-        return Moments(covariance, cross, around[:n], around[n:], float(covariance.diagonal().mean()))
+        return covariance

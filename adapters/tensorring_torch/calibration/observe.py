@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,11 +52,12 @@ class Seen:
         cut = np.split(np.arange(len(whole)), count)
         return [whole[np.ix_(part, part)] for part in cut]
 
-    def add(self, layer: nn.Module, x: Tensor, z: Tensor, where: tuple[slice, ...] = ()) -> None:
+    def add(self, layer: Any, x: Tensor, z: Tensor, where: tuple[slice, ...] = ()) -> None:
         """The inputs and the outputs of a call."""
         rows, out = patches(layer, x, where=where), as_rows(layer, z, where)
         blocks = list(rows) if rows.ndim == 3 else [rows]
-        self.sums = self.sums or [Accumulator() for _ in blocks]
+        entries = math.prod(getattr(layer, "kernel_size", ()))
+        self.sums = self.sums or [Accumulator(entries) for _ in blocks]
         for each, part, outputs in zip(self.sums, blocks, out.chunk(len(blocks), dim=1), strict=True):
             each.add(part, outputs)
 

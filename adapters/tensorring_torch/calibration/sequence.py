@@ -183,12 +183,12 @@ class Sequence:
 
 
 def _target(kernel: np.ndarray, moments: Moments, outputs: np.ndarray | None) -> Target:
-    if moments.covariance is None or moments.cross is None:
+    if moments.covariance is None:
         return Target(kernel, None, outputs, moments.variance)
     covariance = _host(moments.covariance)
-    if not covariance.any():  # its inputs never change: there is only the mean to set right
+    if moments.cross is None or not covariance.any():  # wide; or inputs never change, and only the mean is to set right
         return Target(kernel, covariance, outputs)
-    return Target(tg.retarget(kernel, covariance, _host(moments.cross)), covariance, outputs)
+    return Target(tg.retarget(kernel, covariance, _host(moments.cross)), covariance, outputs, final=True)
 
 
 def fit(choice: Choice, targets: list[Target]) -> tuple[Chain | None, list[np.ndarray]]:

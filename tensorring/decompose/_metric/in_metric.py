@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tensorring._array import dtype_name, namespace
+from tensorring._threads import blas_threads
 from tensorring.algebra.metric import Metric, checked_metric
 from tensorring.decompose._arguments import Problem
 from tensorring.decompose._metric.coordinates import Coordinates
@@ -52,6 +54,21 @@ def in_metric(
     callback: Callback | None,
 ) -> Decomposition[Any]:
     """The method's result in the metric; the other options are the method's own, checked before."""
+    with blas_threads(math.prod(problem.shape)):  # also for what is done with S before the sweeps: much, for a small x
+        return _fitted(problem, metric, variant, init, n_starts, rng, stall, max_sweeps, callback)
+
+
+def _fitted(
+    problem: Problem,
+    metric: Any,
+    variant: Variant,
+    init: Any,
+    n_starts: int,
+    rng: Any,
+    stall: float,
+    max_sweeps: int,
+    callback: Callback | None,
+) -> Decomposition[Any]:
     own = checked_metric(metric, problem.x)
     limits: dict[str, Any] = {"stall": stall, "max_sweeps": max_sweeps, "callback": callback}
     options = {"n_starts": n_starts, "rng": rng, **limits}
