@@ -79,6 +79,11 @@ def images(data: Path, part: str) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
+def told_right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Which of the images are told right."""
+    return torch.cat([model(batch).argmax(1) for batch in x.split(256)]).eq(y)
+
+
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """The share of images told right."""
-    return torch.cat([model(batch).argmax(1) for batch in x.split(256)]).eq(y).float().mean().item()
+    return told_right(model, x, y).float().mean().item()

@@ -395,13 +395,3 @@ def test_of_a_loader_the_labels_are_left_out():
     endless = itertools.islice(itertools.repeat((x, None)), 2)
     tgt.compress(model, x[:2], budget=tgt.Budget(parameters=0.2), calibration=endless)
     assert torch.equal(x, given)
-
-
-@pytest.mark.parametrize("channels", [128, 129])
-def test_kernels_of_many_inputs_are_said_to_be_weighed_by_channels(channels):
-    """129 channels of 9 entries are too many for the whole of S; 128 are not."""
-    torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Conv1d(channels, 4, 9), nn.Flatten()).eval(), torch.randn(24, channels, 12)
-    compressed = tgt.compress(model, x[:1], budget=tgt.Budget(parameters=1.0), formats="cut", calibration=x)
-    noted = ["0: 1,161 inputs to each output, weighed by channels alone"] if channels == 129 else []
-    assert [note for note in compressed.report.notes if "weighed" in note] == noted

@@ -92,14 +92,16 @@ def test_the_steps_go_on_where_they_were(data, monkeypatch, capsys):
     names = {name for name, _ in cache.all()}
     assert names == {"resnet20-dense-1.0-0", "resnet20-cp-plain-1.5-0", "resnet20-cut-1.5-0", "resnet20-cut-1.5-1"}
     assert all("accuracy" not in figures and "latency" not in figures for _, figures in cache.all())
-    run(monkeypatch, data, *arguments, "--only", "accuracy", "latency")
+    run(monkeypatch, data, *arguments, "--only", "accuracy", "latency", "seconds")
     first = dict(cache.all())
+    assert {name for name, figures in first.items() if "quiet" in figures} == names - {"resnet20-cut-1.5-1"}
+    assert all(figures["quiet"]["seconds"] > 0 for figures in first.values() if "quiet" in figures)
     assert first["resnet20-dense-1.0-0"]["divergence"] == 0
     assert first["resnet20-dense-1.0-0"]["agreement"] == 1
     assert "latency" not in first["resnet20-cut-1.5-1"]
     x, y = resnet.images(data, "test")
     assert first["resnet20-dense-1.0-0"]["accuracy"] == resnet.accuracy(network(), x, y)
-    monkeypatch.setattr(resnet, "accuracy", lambda *_: pytest.fail("test images are looked at once a network"))
+    monkeypatch.setattr(resnet, "told_right", lambda *_: pytest.fail("test images are looked at once a network"))
     capsys.readouterr()
     run(monkeypatch, data, *arguments)
     assert dict(cache.all()) == first, "nothing is made twice"
@@ -146,7 +148,7 @@ def test_networks_are_trained_on_and_kept(data, monkeypatch, capsys):
         ours = cifar.loaded(cache, f"resnet20-{kind}", network())
         assert parameters(ours) == after[f"resnet20-{kind}-3-{paces[kind[:-6]]}"]["parameters"]
     kept = dict(cache.all())
-    monkeypatch.setattr(resnet, "accuracy", lambda *_: pytest.fail("test images are looked at once a network"))
+    monkeypatch.setattr(resnet, "told_right", lambda *_: pytest.fail("test images are looked at once a network"))
     capsys.readouterr()
     run(monkeypatch, data, *arguments, "--fine-tune", "3", "--clip", "0", "--only", "tune", "accuracy", "page")
     assert dict(cache.all()) == kept, "nothing is made twice"
@@ -198,10 +200,13 @@ def test_a_line_is_the_mean_of_its_seeds():
     rows = [
         {"network": "resnet20", "method": "auto", "ratio": 4.0, "seed": seed, "parameters": 50, "dense_parameters": 200,
          "multiply_adds": 10**6, "divergence": 0.1 * seed, "agreement": 0.9, "seconds": 10.0 * seed,
-         "accuracy": 0.9, "test_images": 100}
+         "accuracy": 0.9, "test_images": 100, "right": [seed % 2] * 20 + [1] * 80}
         for seed in (1, 2)
     ]  # fmt: skip
-    cells = dict(zip(cifar_page.HEAD, cifar_page.line(rows), strict=False))
+    dense = {"method": "dense", "right": [0] * 5 + [1] * 95}
+    cells = dict(zip(cifar_page.HEAD, cifar_page.line(rows, [dense]), strict=False))
+    apart = np.array([0.5] * 5 + [-0.5] * 15 + [0.0] * 80)
+    assert cells["vs dense"] == f"{100 * apart.mean():+.1f} ± {100 * apart.std(ddof=1) / 10:.1f}"
     assert cells["ratio"] == "4.00"
     assert cells["accuracy, %"] == "90.0 ± 3.0"
     assert cells["KL"] == "0.1500"

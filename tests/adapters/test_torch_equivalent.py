@@ -139,6 +139,19 @@ def test_norms_in_training_stay_and_the_report_says_so(monkeypatch):
     assert "batch norms were not folded: the network was given in training mode" in result.report.notes
 
 
+def test_steps_towards_a_latency_are_of_the_network_as_given(monkeypatch):
+    """What the first step gained by the layout does not count again in the second."""
+    kind = clock(layout=0.5)
+    monkeypatch.setattr("tensorring_torch.budgeted.Stopwatch", kind)
+    monkeypatch.setattr("tensorring_torch.training.schedule.Stopwatch", kind)
+    model, x = made()
+    steps = tgt.Schedule(model, x[:2], budget=tgt.Budget(latency=0.3), steps=2, formats="cut", calibration=x)
+    for k, step in enumerate(steps, start=1):
+        before, after = kind().measure([model, step.model], x[:2])
+        most = 0.3 ** (k / 2)
+        assert 0.7 * most * before < after <= most * before * (1 + 1e-6)
+
+
 def test_files_of_another_network_are_still_refused(tmp_path):
     """Only what the file says is an identity may become one, and only a norm."""
     model, x = made()

@@ -11,6 +11,7 @@ from tensorring_torch.budget import Budget
 from tensorring_torch.checks import check_model
 from tensorring_torch.forms.tr import Caps
 from tensorring_torch.layer import decompose_layer, dense_layer, plan_of
+from tensorring_torch.latency import Stopwatch
 from tensorring_torch.model import compress
 from tensorring_torch.replace import duplicate, put
 from tensorring_torch.report import Compressed, Report
@@ -203,10 +204,9 @@ class Schedule:
         products = {name: dense_layer(module) for name, module in now.items() if plan_of(module) is not None}
         base = put(duplicate(self.model), products)
         dense, costs = self._costs(self._dense), self._costs(base)  # layers may have got biases, which count
-        asked = {
-            name: fraction**share * dense.get(name, 1.0) / costs.get(name, 1.0)
-            for name, fraction in self._budget.asked.items()
-        }
+        if self._budget.latency is not None:  # and what came of earlier steps another layout
+            dense["latency"], costs["latency"] = Stopwatch().measure([self._dense, base], self._example)
+        asked = {name: fraction**share * dense[name] / costs[name] for name, fraction in self._budget.asked.items()}
         return self._within(base, asked, **self._select)
 
     def _layers(self, names: Sequence[str]) -> Compressed:
