@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import tensorring as tg
 from benchmarks.cifar_prune import pruned
-from benchmarks.networks import augmented, parameters
+from benchmarks.networks import at_its_fastest, augmented, parameters
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ def views(x: Tensor) -> Tensor:
 
 
 def for_time(dense: nn.Module, ratio: float, x: Tensor) -> nn.Module:
-    """As many times faster on 32 images, measured while it is made."""
-    return tgt.compress(dense, x[:32], budget=tgt.Budget(latency=1 / ratio), calibration=views(x)).model
+    """As many times faster on 32 images as the dense network with norms folded and channels last, measured."""
+    budget = tgt.Budget(latency=1 / ratio)
+    return tgt.compress(at_its_fastest(dense, x), x[:32], budget=budget, calibration=views(x)).model
 
 
 def uniform(dense: nn.Module, ratio: float, x: Tensor) -> nn.Module:
@@ -166,7 +167,7 @@ METHODS: Mapping[str, Method] = {
     "any": Method("ours: CP, cut or Tucker", ours("cp", "cut", "tucker")),
     "cut": Method("ours: cut", ours("cut")),
     "tucker": Method("ours: Tucker", ours("tucker")),
-    "fast": Method("ours, for time: asked is how much faster", for_time),
+    "fast": Method("ours, for time: asked is how much faster than dense at its fastest", for_time),
     "uniform": Method("ours: CP, uniform ratio", uniform),
     "ring": Method("rings of equal error (RSDTR)", ring, data=False),
     "cp-plain": Method("plain CP, uniform ratio", plain_cp, data=False),

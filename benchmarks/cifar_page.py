@@ -42,8 +42,8 @@ def _parts(rows: Sequence[Figures]) -> Iterator[str]:
     yield (
         "Seconds: one call on one thread, other work beside it (those for time: two threads), and quiet: one call on "
         "two threads, nothing beside it. Latency: medians of ours and dense in turn, each in the way that it is "
-        "fastest in, with the channels last or not, batch norms folded or not, and of dense as it was given, which "
-        "budgets of latency are of. Empty where it was not measured."
+        "fastest in, with the channels last or not, batch norms folded or not, and of dense as it was given. Empty "
+        "where it was not measured."
     )
     yield machine.describe(("numpy", "torch", "tensorring"))
     for network, own in grouped(rows, "network"):

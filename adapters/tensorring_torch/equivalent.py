@@ -14,6 +14,8 @@ from tensorring_torch.norms import fold_norms
 
 # Nothing is changed for less than this share of the seconds.
 _FASTER = 0.97
+# A `view` that such memory has not, a graph that cannot be traced, a forward that reads numbers of a norm itself.
+_DOES_NOT_RUN = (RuntimeError, ValueError, AttributeError, TypeError)
 _IN_TRAINING = "batch norms were not folded: the network was given in training mode"
 
 
@@ -39,7 +41,7 @@ def fastest(model: nn.Module, example: Any, stopwatch: Stopwatch, *, trained: bo
         try:
             other = made()
             before, after = stopwatch.measure([model, other], example)
-        except (RuntimeError, ValueError):  # a `view` that such memory has not, or a graph that cannot be traced
+        except _DOES_NOT_RUN:
             continue
         tried[name] = other, before / after
     most = max(gain for _, gain in tried.values())
