@@ -34,7 +34,6 @@ from tensorring_torch.trace import calls_of, input_shapes, layers_called, multip
 _TIMING = 0.2
 # Where the outputs have changed by more, as a share of their squares, all factors are adjusted together.
 _CHANGED = 0.04
-_LOOKUP = "a table is not fitted to a budget: tol with minimize='parameters'"
 _COMPLEX = "complex weights are not fitted to a budget: tol"
 
 
@@ -221,8 +220,6 @@ class _Built:
 def _fittable(candidate: Candidate) -> Candidate:
     """With a reason where a layer of this kind is not fitted."""
     weight: Any = candidate.layer.weight
-    if candidate.reason is None and isinstance(candidate.layer, nn.Embedding):
-        return candidate._replace(reason=_LOOKUP)
     return candidate._replace(reason=_COMPLEX) if candidate.reason is None and weight.is_complex() else candidate
 
 

@@ -104,7 +104,8 @@ def timed(
     for name, options in layers.options.items():
         layer = model.get_submodule(name)
         weight: Any = layer.weight
-        x = torch.zeros(inputs[name], dtype=weight.dtype, device=weight.device)
+        dtype = torch.long if isinstance(layer, nn.Embedding) else weight.dtype
+        x = torch.zeros(inputs[name], dtype=dtype, device=weight.device)
         x = laid_out(x) if last else x
         found[name] = _seconds(layer, layers.uses[name], options, x, stopwatch)
     return replace(layers, whole=whole, seconds=found, gain=gain)

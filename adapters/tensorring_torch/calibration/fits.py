@@ -32,9 +32,9 @@ class Target:
     """A kernel (O, I, *size), and the norm in which it is to be met: ‖E‖² = tr(Γ E S Eᴴ), E as a matrix (O, I·size).
 
     `inputs` is S, the covariance of the patches that the layer sees, or of their channels alone (I, I), whatever the
-    kernel's entry; `outputs` is Γ, what an error of its outputs does to those of the network. None stands for the
-    identity, of S times `variance`. A `final` fit may take long: it is in the whole metric where those of curves, of
-    very many inputs, weigh channels alone.
+    kernel's entry, or of a table the diagonal (I,) that it is; `outputs` is Γ, what an error of its outputs does to
+    those of the network. None stands for the identity, of S times `variance`. A `final` fit may take long: it is in
+    the whole metric where those of curves, of very many inputs, weigh channels alone.
     """
 
     kernel: np.ndarray
@@ -63,12 +63,15 @@ class Target:
     def metric(self, order: int, *, at_once: bool = False) -> Metric | None:
         """For a tensor of so many modes, the first being the outputs.
 
-        Where S is not whole it is that of the channels alone, its mean over the kernel's entries.
+        Where S is not whole it is that of the channels alone, its mean over the kernel's entries. A diagonal is left
+        to the fit, which scales columns.
         """
         found: Metric = {}
         if self.outputs is not None and self.outputs.any():
             found[0,] = self.outputs
-        if self.inputs is None or not self.inputs.any():  # what sees nothing is fitted as it is
+        if (
+            self.inputs is None or self.inputs.ndim == 1 or not self.inputs.any()
+        ):  # what sees nothing is fitted as it is
             return found or None
         if self.is_whole(at_once=at_once):
             found[tuple(range(1, order))] = _ridged(self.inputs)
@@ -84,6 +87,8 @@ class Target:
         left = matrix if self.outputs is None else self.outputs @ matrix
         if self.inputs is None:
             right = self.variance * matrix
+        elif self.inputs.ndim == 1:
+            right = matrix * self.inputs
         else:  # as columns of channels, where S is of those alone
             columns = matrix.reshape(len(matrix), len(self.inputs), -1)
             right = np.tensordot(columns, self.inputs, axes=(1, 0)).swapaxes(1, 2).reshape(matrix.shape)
@@ -183,10 +188,12 @@ def _blank_tucker(shape: tuple[int, ...], ranks: Ranks) -> tg.LowRankTensor:
 
 def _cut(modes: tuple[int, ...]) -> Form:
     def fit(target: Target, ranks: Ranks, init: Any, sweeps: int) -> tg.LowRankTensor:
-        x = target.kernel
+        x, diagonal = target.kernel, target.inputs is not None and target.inputs.ndim == 1
         # At the outputs the best cut is one SVD, however many inputs there are.
         metric = target.metric(x.ndim, at_once=modes == (cut.OUTPUT,))
-        return tg.cut_svd(x, modes=modes, ranks=ranks[0], metric=metric).tensor
+        scale = np.sqrt(target.inputs) if diagonal else np.ones(())
+        found = tg.cut_svd(x * scale, modes=modes, ranks=ranks[0], metric=metric).tensor
+        return tg.CutTensor(found.left, found.right / scale, found.modes) if diagonal else found
 
     def ranks(shape: tuple[int, ...], share: float) -> Ranks:
         rows = math.prod(shape[mode] for mode in modes)

@@ -18,7 +18,8 @@ class Moments:
     """Centred moments of patches u and outputs z: covariance (N, N), cross (O, N), and the means (N,), (O,).
 
     Of wide patches the cross moment is None, and the covariance that of the channels alone (I, I), its mean over the
-    kernel's entries; or None too where there is but one entry. `variance` is the mean of the covariance's diagonal.
+    kernel's entries; or None too where there is but one entry. `variance` is the mean of the covariance's diagonal. Of
+    a table, whose patches are rows of the identity, the covariance is a diagonal (V,): how often each row is read.
     """
 
     covariance: Tensor | None
@@ -36,6 +37,28 @@ class Moments:
             covariance = covariance + means @ means.mT / means.shape[1]
         cross = None if self.cross is None else self.cross + torch.outer(self.output, self.patch)
         return Moments(covariance, cross, torch.zeros_like(self.patch), torch.zeros_like(self.output), variance)
+
+
+class Readings:
+    """How often each of the rows of a table is read: half of that, and half as if all were read alike.
+
+    Rows that the data never read will be read in use.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._counts = torch.zeros(rows, dtype=torch.float64)
+
+    def add(self, indices: Tensor, outputs: Tensor) -> None:
+        """Indices of any shape, and what was read (…, D)."""
+        self._counts += torch.bincount(indices.flatten().cpu(), minlength=len(self._counts))
+        self._outputs = outputs.shape[-1]
+
+    def moments(self) -> Moments:
+        """Of all so far; what was read has no moments of its own."""
+        count = len(self._counts)
+        shares = (self._counts / self._counts.sum().clamp_min(1) + 1 / count) / 2
+        zeros = torch.zeros(self._outputs, dtype=torch.float64)
+        return Moments(shares, None, torch.zeros_like(shares), zeros, float(shares.mean()))
 
 
 class Accumulator:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tensorring_torch.calibration.data import first_tensor
-from tensorring_torch.calibration.moments import Accumulator, Moments
+from tensorring_torch.calibration.moments import Accumulator, Moments, Readings
 from tensorring_torch.patches import patches
 from tensorring_torch.trace import layers_called
 
@@ -29,7 +29,7 @@ class Seen:
     order and as if errors at different positions were independent.
     """
 
-    sums: list[Accumulator] = field(default_factory=list)
+    sums: list[Accumulator | Readings] = field(default_factory=list)
     gradients: Tensor | float = 0.0
     images: int = 0
 
@@ -54,6 +54,10 @@ class Seen:
 
     def add(self, layer: Any, x: Tensor, z: Tensor, where: tuple[slice, ...] = ()) -> None:
         """The inputs and the outputs of a call."""
+        if isinstance(layer, nn.Embedding):
+            self.sums = self.sums or [Readings(layer.num_embeddings)]
+            self.sums[0].add(x, z)
+            return
         rows, out = patches(layer, x, where=where), as_rows(layer, z, where)
         blocks = list(rows) if rows.ndim == 3 else [rows]
         entries = math.prod(getattr(layer, "kernel_size", ()))
@@ -83,6 +87,8 @@ def recorded(model: nn.Module, layers: Sequence[str]) -> Iterator[list[tuple[str
     calls: list[tuple[str, Tensor, Tensor]] = []
 
     def note(name: str, args: Any, kwargs: Any, out: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and out.is_floating_point() and not out.requires_grad:
+            out.requires_grad_()  # the first layer of a frozen network that takes indices
         calls.append((name, next(value for value in (*args, *kwargs.values())), out))
         return out.clone()  # what comes next may write into it
 

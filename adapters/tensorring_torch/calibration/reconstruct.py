@@ -25,10 +25,12 @@ def reconstructed(
 
     The y are the outputs of the network and of its parts (`parts.observed`): of a few hundred inputs the last outputs
     alone say too little. Both networks are in eval mode, and stay in it: statistics of batch norms are not touched.
+    Tables with sparse gradients stay as they are.
     Returns the squared error of the last outputs, after the last steps, as a share of what it was at first. Where it is
     not lower, or the work is interrupted, `ours` is as it was, and the share 1.
     """
-    parameters = list(ours.parameters())
+    sparse = {id(part.weight) for part in ours.modules() if isinstance(part, nn.Embedding) and part.sparse}
+    parameters = [p for p in ours.parameters() if id(p) not in sparse]  # Adam takes no sparse gradients
     before = [(p.detach().clone(), p.requires_grad) for p in parameters]
     left = math.inf
     try:

@@ -105,7 +105,8 @@ class Sequence:
                 yield name, self._fitted(node, name)
 
     def _fitted(self, node: fx.Node, name: str) -> Fitted:
-        once = self._calls[node.target] == 1
+        table = isinstance(self._walk.dense.get_submodule(name), nn.Embedding)  # whose inputs no other layer changes
+        once = self._calls[node.target] == 1 and not table
         moments, changed = self._moments(node, name) if once else (self._seen.get(name, Seen()).moments, False)
         if self._choices[name].form is None and not changed:
             return Fitted(None, 0.0, 0.0)  # nothing to make up for
@@ -147,11 +148,11 @@ class Sequence:
     def _exchanged(self, name: str, moments: list[Moments]) -> Fitted:
         layer, choice = self.ours.get_submodule(name), self._choices[name]
         norm = self._around.get(name, Surrounding()).norm
-        if choice.form is None and layer.bias is None and norm is None:
+        if choice.form is None and getattr(layer, "bias", None) is None and norm is None:
             moments = [each.uncentred() for each in moments]
         targets = self._targets(layer, name, moments)
         chain, matrices = fit(choice, targets)
-        if moments:
+        if moments and not isinstance(layer, nn.Embedding):
             means = zip(moments, matrices, strict=True)
             shift = np.concatenate([_host(each.output) - matrix @ _host(each.patch) for each, matrix in means])
             self._shift(layer, torch.from_numpy(shift), norm, new=chain is not None)

@@ -53,12 +53,15 @@ class Study:
         self._graph = graph
 
     def _channels_second(self, name: str, shapes: Shapes) -> bool:
-        axes = len(getattr(self._dense.get_submodule(name), "kernel_size", ()))
-        return all(len(shape) == axes + 2 for shape in shapes[name])
+        layer = self._dense.get_submodule(name)
+        axes = len(getattr(layer, "kernel_size", ()))
+        return not isinstance(layer, nn.Embedding) and all(len(shape) == axes + 2 for shape in shapes[name])
 
     def new_bias(self, name: str) -> int:
         """How many numbers a chain in the place of a layer needs to set its mean output right."""
         layer: Any = self._dense.get_submodule(name)
+        if isinstance(layer, nn.Embedding):
+            return 0
         norm = self._around.get(name, Surrounding()).norm
         return self.seen[name].outputs if name in self.seen and layer.bias is None and norm is None else 0
 

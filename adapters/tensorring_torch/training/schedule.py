@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tensorring_torch.budget import Budget
 from tensorring_torch.checks import check_model
 from tensorring_torch.forms.tr import Caps
-from tensorring_torch.layer import decompose_layer, dense_layer, plan_of
 from tensorring_torch.latency import Stopwatch
+from tensorring_torch.layer import decompose_layer, dense_layer, plan_of
 from tensorring_torch.model import compress
 from tensorring_torch.replace import duplicate, put
 from tensorring_torch.report import Compressed, Report
