@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tensorring_torch.attention import close_attention, open_attention
 from tensorring_torch.budget import Budget
 from tensorring_torch.calibration.allocation import Layers, timed, within_latency
 from tensorring_torch.calibration.curves import Option, options
@@ -69,6 +70,7 @@ class Budgeted:
         asked = set(asked)
         self._model, self._example, self._notes = model, example_input, list[str]()
         self._stopwatch = Stopwatch(seconds=_TIMING)
+        self._opened = list[str]()
         self._dense, gain = self._prepared(asked)
         self._shapes = input_shapes(self._dense, example_input)
         found = candidates(self._dense, self._shapes, include=include, exclude=exclude)
@@ -83,16 +85,21 @@ class Budgeted:
         curves = {name: self._options(name, kernels[name], use, asked, formats) for name, use in uses.items()}
         if scores == "measured" and self._study is not None:
             curves = self._study.measured(uses, curves)
-        whole = {"parameters": sum(p.numel() for p in model.parameters()), "macs": multiply_adds(model, self._shapes)}
+        whole = {"parameters": sum(p.numel() for p in model.parameters())}
+        whole["macs"] = multiply_adds(self._dense, self._shapes)
         self._layers = Layers(uses, curves, {name: float(count) for name, count in whole.items()})
         if "latency" in asked:
             inputs = {name: self._shapes[name][0] for name in uses}
             self._layers = timed(self._dense, self._layers, example_input, inputs, self._stopwatch, gain)
 
     def _prepared(self, asked: set[str]) -> tuple[nn.Module, float]:
-        """A copy in eval mode; where time counts the fastest that computes the same, and how many times it is so."""
+        """A copy in eval mode; where time counts the fastest that computes the same, and how many times it is so.
+
+        Else attention is opened: of small projections some may be slower than one whole product, but all store less.
+        """
         dense = duplicate(self._model).eval()
         if "latency" not in asked:
+            self._opened = open_attention(dense)
             return dense, 1.0
         trained = any(isinstance(part, NORMS) and part.training for part in self._model.modules())
         found, gain, note = fastest(dense, self._example, Stopwatch(), trained=trained)
@@ -141,6 +148,7 @@ class Budgeted:
         built = self._built(chosen, callback)
         if self._study and self._study.change(built.model) > _CHANGED:
             _reconstruct(dense, built, self._study.batches, callback)
+        close_attention(built.model, self._model, self._opened)
         seconds: list[float | None] = [None, None]
         if budget.latency is not None:
             laid_out, ours = self._stopwatch.measure([dense, built.model], self._example)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from tensorring_torch.attention import Attention, can_open
 from tensorring_torch.checks import check_model, obstacle
 from tensorring_torch.factored import attach_empty, factored_ranks
 from tensorring_torch.geometry import Geometry
@@ -27,6 +28,8 @@ from tensorring_torch.replace import duplicate, put
 from tensorring_torch.tt_linear import TTLinear, skeleton
 
 FORMAT, VERSION = "tensorring_torch.network", "2"
+# Files of before networks had such.
+_NONE = {"identities": "{}", "attention": "{}"}
 
 
 def save(path: str | os.PathLike[str], model: nn.Module) -> None:
@@ -67,7 +70,9 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
     tensors, tied = _distinct(model.state_dict())
     layers = dict(_layers(model))
     identities = {name: "nn.Identity" for name, module in model.named_modules() if type(module) is nn.Identity}
-    texts = {"layers": layers, "factored": factored_ranks(model), "tied": tied, "identities": identities}
+    attention = {name: "nn.MultiheadAttention" for name, module in model.named_modules() if type(module) is Attention}
+    texts = {"layers": layers, "factored": factored_ranks(model), "tied": tied}
+    texts |= {"identities": identities, "attention": attention}
     metadata = {"format": FORMAT, "version": VERSION} | {key: json.dumps(value) for key, value in texts.items()}
     write_whole(Path(path), to_bytes(tensors, metadata))
 
@@ -112,6 +117,7 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         if not isinstance(source, str) or source not in tensors or name in tensors:
             raise ValueError(f"{path}: tensor {name!r} is tied to {source!r}, which the file does not hold")
         tensors[name] = tensors[source]
+    model = _opened(path, model, _object(path, _NONE | metadata, "attention"))
     dense = dict(model.named_modules(remove_duplicate=False))
     built: dict[int, nn.Module] = {}
     held = sum(tensor.numel() for tensor in tensors.values())
@@ -121,8 +127,7 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             biased = any(key.startswith(f"{name}.") and key.endswith(".bias") for key in tensors)
             built[id(like)] = _built(path, name, entry, like, held=held, biased=biased)
     new = put(duplicate(model), {name: built[id(dense[name])] for name in layers})
-    identities = _object(path, {"identities": "{}"} | metadata, "identities")  # older files have no folded norms
-    folded = emptied(new, identities, tensors)
+    folded = emptied(new, _object(path, _NONE | metadata, "identities"), tensors)
     modules = dict(new.named_modules())
     for name, ranks in _object(path, metadata, "factored").items():
         try:
@@ -134,6 +139,23 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         new.get_submodule(name).to_empty(device=dense[name].weight.device)
     new.load_state_dict(tensors)
     return new
+
+
+def _opened(path: Any, model: nn.Module, names: Mapping[str, Any]) -> nn.Module:
+    """The dense model with attention opened where the file has it so; a copy if there is any."""
+    modules = dict(model.named_modules())
+    for name in names:
+        module = modules.get(name)
+        if not (isinstance(module, nn.MultiheadAttention) and can_open(module)) and type(module) is not Attention:
+            raise ValueError(
+                f"{path}: attention {name!r} is not in the model; load onto the dense model, freshly built"
+            )
+    found: dict[str, nn.Module] = {
+        name: Attention(module)
+        for name, module in modules.items()
+        if name in names and isinstance(module, nn.MultiheadAttention)
+    }
+    return put(duplicate(model), found) if found else model
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:

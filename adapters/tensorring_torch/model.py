@@ -105,9 +105,11 @@ def compress(  # noqa: PLR0913 - three ways to say how far to go, and what all o
     Notes
     -----
     Knows convolutions of one, two and three axes, transposed too, and nn.Linear. With a budget, or `tol` and
-    minimize="parameters", also nn.Embedding: with `calibration` its rows count by how often they are read. With `tol`
-    and minimize="parameters" the weights of nn.LSTM, nn.GRU, nn.RNN, their cells and nn.MultiheadAttention are stored
-    as products (`factor_weights`): storage shrinks, time does not. Otherwise these stay as they are.
+    minimize="parameters", also nn.Embedding: with `calibration` its rows count by how often they are read. With a
+    budget, but of latency, also nn.MultiheadAttention, which becomes a module of the same calls and function whose
+    projections are layers, named q_proj, k_proj, v_proj and out_proj; where none of these is cut it stays itself. With
+    `tol` and minimize="parameters" its weights, and those of nn.LSTM, nn.GRU, nn.RNN and their cells, are stored as
+    products (`factor_weights`): storage shrinks, time does not. Otherwise these stay as they are.
 
     A model that reads attributes of a layer itself, such as `self.conv.weight`, no longer finds them where it was
     replaced.

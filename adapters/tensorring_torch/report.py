@@ -17,7 +17,8 @@ Progress = Callable[[int, int, str], None]
 class Cost(NamedTuple):
     """Parameters; multiply-adds and seconds of one forward pass of the example input.
 
-    Multiply-adds are those of convolutions and linear layers; none are counted for recurrent layers and attention.
+    Multiply-adds are those of convolutions and linear layers, with a budget of attention's projections too; none are
+    counted for recurrent layers, nor for what attention does between its projections.
     Seconds are None where nothing was measured.
     """
 

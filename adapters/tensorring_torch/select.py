@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from tensorring_torch.attention import Attention
 from tensorring_torch.checks import is_quantised, obstacle
 from tensorring_torch.factored import OWNERS, obstacle_to_factors
 from tensorring_torch.geometry import Geometry
@@ -165,4 +166,7 @@ def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _matches(selector: Selector, name: str, module: nn.Module) -> bool:
-    return fnmatchcase(name, selector) if isinstance(selector, str) else isinstance(module, selector)
+    if isinstance(selector, str):
+        return fnmatchcase(name, selector)
+    opened = isinstance(module, Attention) and issubclass(nn.MultiheadAttention, selector)
+    return opened or isinstance(module, selector)

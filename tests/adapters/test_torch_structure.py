@@ -25,7 +25,7 @@ FILES = sorted(FOLDER.rglob("*.py"))
 # Each layer imports from those before it.
 LAYERS = [
     {"geometry", "training.carry_over", "replace", "score", "table"},
-    {"plan", "kinds", "layout"},
+    {"attention", "plan", "kinds", "layout"},
     {"modules", "patches"},
     {"forms.btd", "forms.cp", "forms.cut", "forms.tr", "forms.tucker"},
     {"chain", "checks", "training.weakened"},

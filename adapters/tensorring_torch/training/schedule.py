@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tensorring_torch.attention import open_attention
 from tensorring_torch.budget import Budget
 from tensorring_torch.checks import check_model
 from tensorring_torch.forms.tr import Caps
@@ -121,7 +122,10 @@ class Schedule:
         self._select: dict[str, Any] = {"include": include, "exclude": exclude}
         _check_sizes(budget, ranks, formats, self._select)
         _check_steps(steps, layers_at_once, order, budget)
-        self._dense, self._example, self._shapes = duplicate(model), example_input, input_shapes(model, example_input)
+        self._dense, self._example = duplicate(model), example_input
+        if budget is None or budget.latency is None:
+            open_attention(self._dense)  # once: its projections have the same names in all steps
+        self._shapes = input_shapes(self._dense, example_input)
         self._found = candidates(self._dense, self._shapes, **self._select)
         self._budget, self._ranks, self._at_once = budget, ranks, layers_at_once
         self._formats = formats if formats is None or isinstance(formats, str) else tuple(formats)
