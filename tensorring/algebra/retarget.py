@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensorring._array import Array, adjoint, as_dtype, compute_dtype_name, conj, is_array, is_complex, namespace
+from tensorring._threads import blas_threads
 from tensorring.algebra.metric import checked_matrix
 from tensorring.linalg.scale import measure, scaled
 from tensorring.linalg.solve import least_squares, solve_gram
@@ -71,7 +72,8 @@ def retarget(x: Array, metric: Array, cross: Array, *, ridge: float = 1e-3) -> A
     level = ridge * float(xp.mean(xp.real(diagonal) if is_complex(s) else diagonal))
     missing = adjoint(scaled(c, -exponent) - w @ s)
     gram = s + level * xp.eye(s.shape[0], dtype=s.dtype, device=s.device)
-    change = adjoint(solve_gram(gram, missing, lambda: least_squares(gram, missing)))
+    with blas_threads(math.prod(x.shape)):
+        change = adjoint(solve_gram(gram, missing, lambda: least_squares(gram, missing)))
     return as_dtype(xp.reshape(w + change, tuple(x.shape)), name)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from tensorring._array import Array, adjoint, as_dtype, contiguous, dtype_name, is_complex, namespace
+from tensorring._threads import blas_threads
 from tensorring.algebra.metric import Group, Metric, checked_metric
 from tensorring.contract.unfold import mode_product
 from tensorring.decompose._arguments import Problem, Ranks, checked_ranks, prepare
@@ -93,7 +94,8 @@ def cut_svd(
     if len(rows) == len(shape):
         raise ValueError(f"got modes={modes!r}, all modes of the tensor; a cut leaves at least one on the other side")
     if metric is not None:
-        return _in_metric(problem, checked_metric(metric, problem.x), rows, cap)
+        with blas_threads(math.prod(shape)):  # what is done with S is much, for a small x
+            return _in_metric(problem, checked_metric(metric, problem.x), rows, cap)
     columns = [k for k in range(len(shape)) if k not in rows]
     unfolding = xp.reshape(xp.permute_dims(problem.x, (*rows, *columns)), (math.prod(shape[k] for k in rows), -1))
     matrix = by_short_side(contiguous(unfolding))
