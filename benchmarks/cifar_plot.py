@@ -46,7 +46,7 @@ def draw(rows: list[dict[str, Any]], network: str, path: Path) -> None:
         axes.set_xticks([1, 2, 3, 4, 6.5, 10, 20], labels=["1", "2", "3", "4", "6.5", "10", "20"])
         axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
 
 
