@@ -68,20 +68,16 @@ def latencies(models: Sequence[Network], x: Tensor, repeats: int = 40) -> list[f
 
 def side_by_side(dense: nn.Module, ours: nn.Module, x: Tensor, repeats: int = 40) -> tuple[float, float, float]:
     """Milliseconds of both, each in the way that it is fastest in eval mode, and of the dense one as it is."""
-    ways = [[model, folded(model, x), channels_last(model), at_its_fastest(model, x)] for model in (dense, ours)]
+    ways = [
+        [model, tgt.fold_norms(model, x[:1]), channels_last(model), at_its_fastest(model, x)] for model in (dense, ours)
+    ]
     times = latencies([*ways[0], *ways[1]], x, repeats)
     return min(times[:4]), min(times[4:]), times[0]
 
 
 def at_its_fastest(model: nn.Module, x: Tensor) -> nn.Module:
     """What it computes in eval mode, with its batch norms folded and the channels last."""
-    return channels_last(folded(model, x))
-
-
-def folded(model: nn.Module, x: Tensor) -> nn.Module:
-    """With its batch norms folded, where it has some."""
-    has_norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
-    return tgt.fold_norms(model, x[:1]) if has_norms else model
+    return channels_last(tgt.fold_norms(model, x[:1]))
 
 
 def augmented(x: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -95,15 +95,16 @@ class Budgeted:
     def _prepared(self, asked: set[str]) -> tuple[nn.Module, float]:
         """A copy in eval mode; where time counts the fastest that computes the same, and how many times it is so.
 
-        Else attention is opened: of small projections some may be slower than one whole product, but all store less.
+        Else attention is opened. An opened one leaves torch's fused path: timed so, the dense network would not be the
+        one that was given.
         """
         dense = duplicate(self._model).eval()
         if "latency" not in asked:
             self._opened = open_attention(dense)
             return dense, 1.0
         trained = any(isinstance(part, NORMS) and part.training for part in self._model.modules())
-        found, gain, note = fastest(dense, self._example, Stopwatch(), trained=trained)
-        self._notes += [note] if note else []
+        found, gain, notes = fastest(dense, self._example, Stopwatch(), trained=trained)
+        self._notes += notes
         return found, gain
 
     def _options(

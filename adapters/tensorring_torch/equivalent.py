@@ -16,13 +16,14 @@ from tensorring_torch.norms import fold_norms
 _FASTER = 0.97
 # A `view` that such memory has not, a graph that cannot be traced, a forward that reads numbers of a norm itself.
 _DOES_NOT_RUN = (RuntimeError, ValueError, AttributeError, TypeError)
-_IN_TRAINING = "batch norms were not folded: the network was given in training mode"
 
 
-def fastest(model: nn.Module, example: Any, stopwatch: Stopwatch, *, trained: bool) -> tuple[nn.Module, float, str]:
-    """The fastest network that computes what this one does in eval mode: how many times it is as fast, and a note.
+def fastest(
+    model: nn.Module, example: Any, stopwatch: Stopwatch, *, trained: bool
+) -> tuple[nn.Module, float, list[str]]:
+    """The fastest network that computes what this one does in eval mode: how many times it is as fast, and notes.
 
-    Where nothing is gained it is the model itself, 1.0 and what kept it from being folded, or "".
+    Where nothing is gained it is the model itself and 1.0. The notes name what was taken, and what could not be tried.
 
     Parameters
     ----------
@@ -35,20 +36,32 @@ def fastest(model: nn.Module, example: Any, stopwatch: Stopwatch, *, trained: bo
     trained
         Whether its norms are in use by training: then they stay.
     """
-    has_norms = any(isinstance(part, NORMS) for part in model.modules())
+    kept = _keeps_norms(model, example, trained)
+    notes = [f"batch norms were not folded: {kept}"] if kept else []
     tried = {"": (model, 1.0)}
-    for name, made in _ways(model, example, fold=has_norms and not trained):
+    for name, made in _ways(model, example, fold=kept is None):
         try:
             other = made()
             before, after = stopwatch.measure([model, other], example)
-        except _DOES_NOT_RUN:
-            continue
-        tried[name] = other, before / after
+        except _DOES_NOT_RUN as error:
+            notes.append(f"{name}: could not be tried: {str(error).partition(chr(10))[0]}")
+        else:
+            tried[name] = other, before / after
     most = max(gain for _, gain in tried.values())
     name = next(name for name, (_, gain) in tried.items() if gain > _FASTER * most)  # the least that is changed
     found, gain = tried[name]
-    note = f"{name}: that alone makes the dense network {gain:.2f} × as fast" if name else ""
-    return found, gain, note or (_IN_TRAINING if has_norms and trained else "")
+    if name:
+        notes.insert(0, f"{name}: that alone makes the dense network {gain:.2f} × as fast")
+    return found, gain, notes
+
+
+def _keeps_norms(model: nn.Module, example: Any, trained: bool) -> str | None:
+    """Why norms are not to be folded: "" where there are none, None where they are."""
+    if not any(isinstance(part, NORMS) for part in model.modules()):
+        return ""
+    if trained:
+        return "the network was given in training mode"
+    return "the example input is a dict, and folding takes positional ones" if isinstance(example, Mapping) else None
 
 
 def _ways(model: nn.Module, example: Any, *, fold: bool) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
@@ -56,7 +69,7 @@ def _ways(model: nn.Module, example: Any, *, fold: bool) -> Iterator[tuple[str, 
     last = not has_channels_last(model)
     if last:
         yield "channels last", lambda: channels_last(model)
-    if fold and not isinstance(example, Mapping):
+    if fold:
         yield "batch norms folded", lambda: fold_norms(model, example)
         if last:
             yield "batch norms folded and channels last", lambda: channels_last(fold_norms(model, example))

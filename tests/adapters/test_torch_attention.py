@@ -12,19 +12,15 @@ from torch import nn
 
 torch.set_num_threads(1)
 pytestmark = [
+    pytest.mark.usefixtures("few_options"),
     pytest.mark.filterwarnings("ignore:enable_nested_tensor is True"),
     pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors"),
     pytest.mark.filterwarnings("ignore:Support for mismatched"),
 ]
 PADDED = torch.arange(6)[None] >= torch.tensor([6, 4, 3])[:, None]
 CAUSAL = nn.Transformer.generate_square_subsequent_mask(6)
+WIDE = 128  # numbers enough for two layers to be faster than one
 OPTIONS = [{}, {"bias": False}, {"kdim": 6, "vdim": 10}, {"kdim": 6, "bias": False}]
-
-
-@pytest.fixture(autouse=True)
-def _few_options(monkeypatch):
-    monkeypatch.setattr("tensorring_torch.calibration.curves._SHARES", (0.7, 0.4, 0.15, 0.04))
-    monkeypatch.setattr("tensorring_torch.calibration.reconstruct._STEPS", 40)
 
 
 def attention(batch_first, **options):
@@ -125,11 +121,12 @@ def test_closed_again_with_new_numbers(options):
 class Reader(nn.Module):
     def __init__(self, kind="encoder"):
         super().__init__()
-        layer = nn.TransformerEncoderLayer(16, 4, 16, batch_first=True, dropout=0.0)
+        width = WIDE if kind == "wide" else 16
+        layer = nn.TransformerEncoderLayer(width, 4, width, batch_first=True, dropout=0.0)
         self.kind, self.body = kind, nn.TransformerEncoder(layer, 2)
         if kind == "both":
             self.body = nn.Transformer(16, 4, 1, 1, 16, batch_first=True, dropout=0.0)
-        self.head = nn.Linear(16, 5)
+        self.head = nn.Linear(width, 5)
 
     def forward(self, x):
         h = self.body(x, x[:, :3]) if self.kind == "both" else self.body(x)
@@ -138,7 +135,7 @@ class Reader(nn.Module):
 
 def made(kind="encoder"):
     torch.manual_seed(0)
-    return Reader(kind).eval(), torch.randn(96, 6, 16).cumsum(1)
+    return Reader(kind).eval(), torch.randn(96, 6, WIDE if kind == "wide" else 16).cumsum(1)
 
 
 def size(model):
@@ -198,9 +195,13 @@ def test_budgets_of_latency_leave_attention_whole(monkeypatch):
             return [size(module) + 1e-9 for module in modules]
 
     monkeypatch.setattr("tensorring_torch.budgeted.Stopwatch", Clock)
-    model, x = made()
-    result = tgt.compress(model, x[:2], budget=tgt.Budget(latency=1.0), formats="cut")
-    assert not any(isinstance(part, Attention) for part in result.model.modules())
+    model, x = made("wide")
+    result = tgt.compress(model, x[:2], budget=tgt.Budget(latency=0.9), formats="cut")
+    kinds = [type(part) for part in result.model.modules()]
+    assert kinds.count(nn.MultiheadAttention) == 2
+    assert Attention not in kinds
+    assert not any("q_proj" in row.name for row in result.report.layers)
+    assert size(result.model) <= 0.9 * size(model)
 
 
 def test_steps_take_attention_along():

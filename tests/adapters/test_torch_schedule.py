@@ -11,15 +11,7 @@ from torch import nn
 import tensorring as tg
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def _few_options(monkeypatch):
-    """Seconds, not minutes: fewer ranks and iterations than in earnest."""
-    monkeypatch.setattr("tensorring_torch.calibration.curves._SHARES", (0.7, 0.4, 0.15, 0.04))
-    monkeypatch.setattr("tensorring_torch.calibration.curves._SWEEPS", 10)
-    monkeypatch.setattr("tensorring_torch.calibration.sequence._SWEEPS", 20)
-    monkeypatch.setattr("tensorring_torch.calibration.reconstruct._STEPS", 10)
+pytestmark = pytest.mark.usefixtures("few_options")
 
 
 def network():

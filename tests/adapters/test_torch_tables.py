@@ -13,13 +13,8 @@ from tensorring_torch.latency import Stopwatch
 from torch import nn
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("few_options")
 ROWS = 60
-
-
-@pytest.fixture(autouse=True)
-def _few_options(monkeypatch):
-    monkeypatch.setattr("tensorring_torch.calibration.curves._SHARES", (0.7, 0.4, 0.15, 0.04))
-    monkeypatch.setattr("tensorring_torch.calibration.reconstruct._STEPS", 40)
 
 
 class Words(nn.Module):
@@ -87,9 +82,9 @@ def test_frozen_networks_on_indices_tell_what_errors_do_too():
 
 
 def test_readings_are_shares_and_no_row_is_forgotten():
-    readings = Readings(4)
-    readings.add(torch.tensor([[0, 0], [0, 1]]), torch.zeros(2, 2, 3))
-    readings.add(torch.tensor([1, 1, 2, 0]), torch.zeros(4, 3))
+    readings = Readings(4, 3)
+    readings.add(torch.tensor([[0, 0], [0, 1]]))
+    readings.add(torch.tensor([1, 1, 2, 0]))
     found = readings.moments()
     expected = (np.array([4, 3, 1, 0]) / 8 + 1 / 4) / 2
     np.testing.assert_allclose(found.covariance.numpy(), expected)

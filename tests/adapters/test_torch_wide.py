@@ -32,8 +32,10 @@ def test_a_norm_of_channels_is_one_of_entries_that_are_alike(shape, weighed):
     merged = Target(kernel.reshape(*shape[:2], -1), np.kron(s, np.eye(entries)), gamma)
     for form in (form for name in fits.FORMATS for form in forms(name, merged.kernel.shape)):
         ranks = form.ranks(merged.kernel.shape, 0.5)
-        errors = [each.error(form.fit(each, ranks, None, 200)) for each in (Target(merged.kernel, s, gamma), merged)]
-        assert errors[0] == pytest.approx(errors[1], rel=0.05), "the same norm, said in two ways"
+        said = (Target(merged.kernel, s, gamma), merged)
+        errors = [each.error(form.fit(each, ranks, None, 200)) for each in said]
+        within = 1e-8 if all(form.nested(each) for each in said) else 0.05  # one SVD, or iterations that end apart
+        assert errors[0] == pytest.approx(errors[1], rel=within), "the same norm, said in two ways"
 
 
 @pytest.mark.parametrize("name", fits.FORMATS)

@@ -3,6 +3,7 @@
 import math
 import signal
 import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -188,10 +189,19 @@ def test_callbacks_are_callable() -> None:
         control(callback=3)
 
 
-def test_ctrl_c_in_a_long_run_returns_what_there_is(gaussian) -> None:
-    """A real signal, in the middle of a sweep."""
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """A keyboard to interrupt from, also where a shell started the tests in the background and so without one."""
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("signals reach the main thread only")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_in_a_long_run_returns_what_there_is(gaussian) -> None:
+    """A real signal, in the middle of a sweep."""
     x = gaussian((30, 30, 30))
     timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
 
@@ -219,10 +229,9 @@ def test_the_progress_bar_shows_sweeps_and_error(capsys) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupts_of_large_passes_leave_whole_results(seed) -> None:
     """Signals at any moment of passes on several threads: the state that comes back is the one reported."""
-    if threading.current_thread() is not threading.main_thread():
-        pytest.skip("signals reach the main thread only")
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((90, 80, 70))
     start = tg.random.cp(x.shape, rank=6, rng=0)

@@ -64,14 +64,12 @@ class Target:
         """For a tensor of so many modes, the first being the outputs.
 
         Where S is not whole it is that of the channels alone, its mean over the kernel's entries. A diagonal is left
-        to the fit, which scales columns.
+        to the fit, which scales columns; a layer that sees nothing is fitted as it is.
         """
         found: Metric = {}
         if self.outputs is not None and self.outputs.any():
             found[0,] = self.outputs
-        if (
-            self.inputs is None or self.inputs.ndim == 1 or not self.inputs.any()
-        ):  # what sees nothing is fitted as it is
+        if self.inputs is None or self.inputs.ndim == 1 or not self.inputs.any():
             return found or None
         if self.is_whole(at_once=at_once):
             found[tuple(range(1, order))] = _ridged(self.inputs)

@@ -45,19 +45,18 @@ class Readings:
     Rows that the data never read will be read in use.
     """
 
-    def __init__(self, rows: int) -> None:
-        self._counts = torch.zeros(rows, dtype=torch.float64)
+    def __init__(self, rows: int, columns: int) -> None:
+        self._counts, self._columns = torch.zeros(rows, dtype=torch.float64), columns
 
-    def add(self, indices: Tensor, outputs: Tensor) -> None:
-        """Indices of any shape, and what was read (…, D)."""
+    def add(self, indices: Tensor) -> None:
+        """Indices of any shape."""
         self._counts += torch.bincount(indices.flatten().cpu(), minlength=len(self._counts))
-        self._outputs = outputs.shape[-1]
 
     def moments(self) -> Moments:
         """Of all so far; what was read has no moments of its own."""
         count = len(self._counts)
         shares = (self._counts / self._counts.sum().clamp_min(1) + 1 / count) / 2
-        zeros = torch.zeros(self._outputs, dtype=torch.float64)
+        zeros = torch.zeros(self._columns, dtype=torch.float64)
         return Moments(shares, None, torch.zeros_like(shares), zeros, float(shares.mean()))
 
 

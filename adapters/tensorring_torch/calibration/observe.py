@@ -55,8 +55,8 @@ class Seen:
     def add(self, layer: Any, x: Tensor, z: Tensor, where: tuple[slice, ...] = ()) -> None:
         """The inputs and the outputs of a call."""
         if isinstance(layer, nn.Embedding):
-            self.sums = self.sums or [Readings(layer.num_embeddings)]
-            self.sums[0].add(x, z)
+            self.sums = self.sums or [Readings(layer.num_embeddings, layer.embedding_dim)]
+            self.sums[0].add(x)
             return
         rows, out = patches(layer, x, where=where), as_rows(layer, z, where)
         blocks = list(rows) if rows.ndim == 3 else [rows]

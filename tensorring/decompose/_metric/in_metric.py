@@ -55,37 +55,23 @@ def in_metric(
 ) -> Decomposition[Any]:
     """The method's result in the metric; the other options are the method's own, checked before."""
     with blas_threads(math.prod(problem.shape)):  # also for what is done with S before the sweeps: much, for a small x
-        return _fitted(problem, metric, variant, init, n_starts, rng, stall, max_sweeps, callback)
-
-
-def _fitted(
-    problem: Problem,
-    metric: Any,
-    variant: Variant,
-    init: Any,
-    n_starts: int,
-    rng: Any,
-    stall: float,
-    max_sweeps: int,
-    callback: Callback | None,
-) -> Decomposition[Any]:
-    own = checked_metric(metric, problem.x)
-    limits: dict[str, Any] = {"stall": stall, "max_sweeps": max_sweeps, "callback": callback}
-    options = {"n_starts": n_starts, "rng": rng, **limits}
-    if own.norm(problem.x)[0] == 0.0:  # nothing of it is seen
-        return variant.method(namespace(problem.x).zeros_like(problem.x), tol=problem.tol, **options)
-    if own.singles:
-        inner = partial(variant.method, tol=problem.tol, **options)
-        return by_coordinates(problem, own, inner, variant.finish, init)
-    leg = leg_of(own)
-    if not variant.ranked:
-        raise ValueError(
-            "got tol and a metric on a group of several modes; ranks are searched in metrics on single modes only: "
-            "give the rank or ranks too"
-        )
-    starts = list(_starts(problem, variant.start, init, n_starts, rng))
-    form = variant.form(leg, problem.shape)
-    return fit_groups(problem, own, form, starts, variant.finish, price=variant.price, **limits)
+        own = checked_metric(metric, problem.x)
+        limits: dict[str, Any] = {"stall": stall, "max_sweeps": max_sweeps, "callback": callback}
+        options = {"n_starts": n_starts, "rng": rng, **limits}
+        if own.norm(problem.x)[0] == 0.0:  # nothing of it is seen
+            return variant.method(namespace(problem.x).zeros_like(problem.x), tol=problem.tol, **options)
+        if own.singles:
+            inner = partial(variant.method, tol=problem.tol, **options)
+            return by_coordinates(problem, own, inner, variant.finish, init)
+        leg = leg_of(own)
+        if not variant.ranked:
+            raise ValueError(
+                "got tol and a metric on a group of several modes; ranks are searched in metrics on single modes only: "
+                "give the rank or ranks too"
+            )
+        starts = list(_starts(problem, variant.start, init, n_starts, rng))
+        form = variant.form(leg, problem.shape)
+        return fit_groups(problem, own, form, starts, variant.finish, price=variant.price, **limits)
 
 
 def by_coordinates(
