@@ -16,11 +16,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 \
-	$(RUN) -m pytest -n 2 -m "not slow" $(ARGS)
+	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: $(STAMP)
 	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 \
-	$(RUN) -m pytest -n 2 -m slow $(ARGS)
+	$(RUN) -m pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff format --check $(PATHS)
