@@ -103,8 +103,8 @@ def time_calls(options: argparse.Namespace, cache: Cache) -> None:
     for network in options.network:
         dense = resnet.pretrained(options.data, network)
         for asked in tqdm(list(_asked(options, network)), desc=f"{network}, seconds"):
-            name, first = _name(asked), asked["seed"] == options.seeds[0] and asked["method"] not in FROM_DENSE
-            figures = cache.figures(name) if first else None
+            name, made = _name(asked), asked["method"] not in ("dense", *FROM_DENSE)
+            figures = cache.figures(name) if made and asked["seed"] == options.seeds[0] else None
             if figures is not None and "quiet" not in figures:
                 figures["quiet"] = {"seconds": _made(figures, dense, rest)[1], "threads": torch.get_num_threads()}
                 cache.keep(name, figures)

@@ -118,9 +118,9 @@ def compress(  # noqa: PLR0913 - three ways to say how far to go, and what all o
     network's output, and half precision adds its own rounding. Ctrl-C returns the best so far: with `tol` the layers
     done, the others dense; the report's notes say how far it came.
 
-    With `budget` it costs some dozens of fits a layer: on two cores half a minute for a ResNet-20, two minutes for a
-    ResNet-56, and as much again where factors are adjusted together; half a minute for each convolution of 4,608
-    inputs. With a latency the network comes back with the channels last, and batch norms that are in eval mode folded
+    With `budget` it costs six fits of each form a layer (of large kernels three) and a longer one of that which is
+    chosen: on two cores half a minute for a ResNet-20, a good minute for a ResNet-56, and as much again where factors
+    are adjusted together; 10 to 80 s for each convolution of 4,608 inputs, by its form. With a latency the network comes back with the channels last, and batch norms that are in eval mode folded
     (`fold_norms`), where that is faster. Only the costs are bounded: how far the outputs are off is predicted.
 
     Examples
