@@ -120,8 +120,9 @@ def compress(  # noqa: PLR0913 - three ways to say how far to go, and what all o
 
     With `budget` it costs six fits of each form a layer (of large kernels three) and a longer one of that which is
     chosen: on two cores half a minute for a ResNet-20, a good minute for a ResNet-56, and as much again where factors
-    are adjusted together; 10 to 80 s for each convolution of 4,608 inputs, by its form. With a latency the network comes back with the channels last, and batch norms that are in eval mode folded
-    (`fold_norms`), where that is faster. Only the costs are bounded: how far the outputs are off is predicted.
+    are adjusted together; 10 to 80 s for each convolution of 4,608 inputs, by its form. With a latency the network
+    comes back with the channels last, and batch norms that are in eval mode folded (`fold_norms`), where that is
+    faster. Only the costs are bounded: how far the outputs are off is predicted.
 
     Examples
     --------
