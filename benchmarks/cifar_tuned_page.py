@@ -48,6 +48,7 @@ def _parts(rows: Sequence[Figures], epochs: int) -> Iterator[str]:
         tuned = [row for row in own if row.get("epochs") == epochs]
         if tuned:
             yield f"## {network}"
+            yield f"![Accuracy against parameters and multiply-adds](../images/cifar_tuned_{network}.svg)"
             yield table(HEAD, [*_dense(own), *(line(group, own) for group in _groups(tuned))])
 
 
