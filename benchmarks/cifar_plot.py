@@ -21,8 +21,8 @@ from benchmarks.tables import DOCS
 IMAGES = DOCS.parent / "images"
 TITLES = {name: method.title for name, method in METHODS.items()} | FROM_DENSE
 # Told apart by everyone (after Okabe and Ito).
-COLOURS = dict(zip(TITLES, ("#777777", "#0072B2", "#332288", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#D55E00", "#000000",
-                            "#882255", "#B8A800", "#44AA99", "#AA4499"), strict=True))  # fmt: skip
+COLOURS = dict(zip(TITLES, ("#777777", "#0072B2", "#332288", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#D55E00",
+                            "#000000", "#882255", "#B8A800", "#44AA99", "#AA4499"), strict=True))  # fmt: skip
 TICKS = (1, 2, 3, 4, 6.5, 10, 20)
 
 
