@@ -9,7 +9,7 @@ from statistics import mean
 from benchmarks import machine
 from benchmarks.cifar_methods import METHODS
 from benchmarks.cifar_page import Figures, against_dense, grouped
-from benchmarks.cifar_recipes import AGREE, FROM_DENSE, PUBLISHED
+from benchmarks.cifar_recipes import AGREE, FROM_DENSE, PUBLISHED, RECIPES, published
 from benchmarks.tables import table
 
 HEAD = ("method", "asked", "ratio", "parameters", "multiply-adds", "before, %", "last epoch, %", "vs dense",
@@ -84,12 +84,19 @@ def line(seeds: Sequence[Figures], rows: Sequence[Figures]) -> tuple[str, ...]:
         _accuracy(alike, "accuracy"),
         _accuracy(seeds, "accuracy"),
         against_dense(seeds, rows),
-        _accuracy(seeds, "accuracy_best"),
+        _accuracy(_at_their_best(seeds), "accuracy"),
         ", ".join(f"{100 * row['accuracy']:.1f}" for row in seeds if "accuracy" in row),
         f"{first['lr']:g}",
         f"{first['clip'] or '–'}",
         f"{counts['seconds']:.0f}",
     )
+
+
+def _at_their_best(seeds: Sequence[Figures]) -> list[Figures]:
+    """With the accuracy of the best epoch, often the last one, where images were held out to tell it."""
+    if RECIPES.get(seeds[0]["method"]) is not published:
+        return []
+    return [row | {"accuracy": row.get("accuracy_best", row["accuracy"])} for row in seeds if "accuracy" in row]
 
 
 def _accuracy(rows: Sequence[Figures], key: str) -> str:
