@@ -30,20 +30,14 @@ class Method:
     data: bool = True
 
 
-def ours(*formats: str) -> Callable[[nn.Module, float, Tensor], nn.Module]:
-    """Layer by layer to the outputs, ranks by what errors do to the network's outputs."""
+def ours(*formats: str, macs: bool = False) -> Callable[[nn.Module, float, Tensor], nn.Module]:
+    """Layer by layer to the outputs, ranks by what errors do to the network's outputs; with `macs` of both counts."""
 
     def apply(dense: nn.Module, ratio: float, x: Tensor) -> nn.Module:
-        budget = tgt.Budget(parameters=1 / ratio)
+        budget = tgt.Budget(parameters=1 / ratio, macs=1 / ratio if macs else None)
         return tgt.compress(dense, x[:1], budget=budget, formats=formats or None, calibration=views(x)).model
 
     return apply
-
-
-def both(dense: nn.Module, ratio: float, x: Tensor) -> nn.Module:
-    """As ours, CP, with so many times fewer multiply-adds too."""
-    budget = tgt.Budget(parameters=1 / ratio, macs=1 / ratio)
-    return tgt.compress(dense, x[:1], budget=budget, formats="cp", calibration=views(x)).model
 
 
 def views(x: Tensor) -> Tensor:
@@ -170,7 +164,7 @@ def _largest(allowed: Callable[[float], bool]) -> float:
 METHODS: Mapping[str, Method] = {
     "dense": Method("dense", lambda dense, ratio, x: dense, data=False),
     "auto": Method("ours: CP, the default", ours()),
-    "both": Method("ours: CP, parameters and multiply-adds", both),
+    "both": Method("ours: CP, parameters and multiply-adds", ours("cp", macs=True)),
     "any": Method("ours: CP, cut or Tucker", ours("cp", "cut", "tucker")),
     "cut": Method("ours: cut", ours("cut")),
     "tucker": Method("ours: Tucker", ours("tucker")),

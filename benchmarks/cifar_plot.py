@@ -16,10 +16,10 @@ from benchmarks.cifar import Cache
 from benchmarks.cifar_methods import METHODS
 from benchmarks.cifar_page import Figures, grouped, rows_of
 from benchmarks.cifar_recipes import FROM_DENSE, PUBLISHED_PACE, RATE
+from benchmarks.cifar_tuned_page import TITLES
 from benchmarks.tables import DOCS
 
 IMAGES = DOCS.parent / "images"
-TITLES = {name: method.title for name, method in METHODS.items()} | FROM_DENSE
 # Told apart by everyone (after Okabe and Ito).
 COLOURS = dict(zip(TITLES, ("#777777", "#0072B2", "#332288", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#D55E00",
                             "#000000", "#882255", "#B8A800", "#44AA99", "#AA4499"), strict=True))  # fmt: skip
@@ -34,7 +34,7 @@ def draw(rows: list[Figures], network: str, path: Path) -> None:
         if name == "dense":
             _band(left, [row for group in groups for row in group])
         elif groups:
-            ratios = [_times(group, "parameters") for group in groups]
+            ratios = [mean(row["dense_parameters"] / row["parameters"] for row in group) for group in groups]
             scored = [(ratio, group) for ratio, group in zip(ratios, groups, strict=True) if "accuracy" in group[0]]
             left.plot(*_points(scored, "accuracy", 100), label=TITLES[name], **_style(name))
             right.plot(*_points(list(zip(ratios, groups, strict=True)), "divergence"), **_style(name))
@@ -72,10 +72,6 @@ def _sheet(network: str) -> tuple[Any, Any]:
 
     plt.rcParams["svg.hashsalt"] = network  # the same file for the same figures
     return plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
-
-
-def _times(group: Sequence[Figures], cost: str) -> float:
-    return mean(row[f"dense_{cost}"] / row[cost] for row in group)
 
 
 def _points(groups: Sequence[tuple[float, Sequence[Figures]]], key: str, unit: float = 1) -> tuple[list[float], ...]:

@@ -89,7 +89,7 @@ def main() -> None:
         "fields behind a ReLU, in which neighbours are alike as in images. Errors are relative and in that norm, "
         "whichever the fit was in: that of the channels (S of a channel pair, its mean over the kernel's "
         "entries), or of whole patches. Both begin at the same fit. Curves are fitted by channels from 1,152 "
-        "inputs on, cuts at the outputs from 2,304 on; final fits by whole patches up to 8,192.",
+        "inputs on, cuts at the outputs beyond 2,304; final fits by whole patches up to 8,192.",
         table(head, rows),
     ]))  # fmt: skip
 

@@ -36,15 +36,20 @@ def fastest(
     trained
         Whether its norms are in use by training: then they stay.
     """
-    kept = _keeps_norms(model, example, trained)
-    notes = [f"batch norms were not folded: {kept}"] if kept else []
+    has_norms, why_not = any(isinstance(part, NORMS) for part in model.modules()), ""
+    if trained:
+        why_not = "the network was given in training mode"
+    elif isinstance(example, Mapping):
+        why_not = "the example input is a dict, and folding takes positional ones"
+    notes = [f"batch norms were not folded: {why_not}"] if has_norms and why_not else []
     tried = {"": (model, 1.0)}
-    for name, made in _ways(model, example, fold=kept is None):
+    for name, made in _ways(model, example, fold=has_norms and not why_not):
         try:
             other = made()
             before, after = stopwatch.measure([model, other], example)
         except _DOES_NOT_RUN as error:
-            notes.append(f"{name}: could not be tried: {str(error).partition(chr(10))[0]}")
+            first_line, *_ = str(error).split("\n", 1)
+            notes.append(f"{name}: could not be tried: {first_line}")
         else:
             tried[name] = other, before / after
     most = max(gain for _, gain in tried.values())
@@ -53,15 +58,6 @@ def fastest(
     if name:
         notes.insert(0, f"{name}: that alone makes the dense network {gain:.2f} × as fast")
     return found, gain, notes
-
-
-def _keeps_norms(model: nn.Module, example: Any, trained: bool) -> str | None:
-    """Why norms are not to be folded: "" where there are none, None where they are."""
-    if not any(isinstance(part, NORMS) for part in model.modules()):
-        return ""
-    if trained:
-        return "the network was given in training mode"
-    return "the example input is a dict, and folding takes positional ones" if isinstance(example, Mapping) else None
 
 
 def _ways(model: nn.Module, example: Any, *, fold: bool) -> Iterator[tuple[str, Callable[[], nn.Module]]]:

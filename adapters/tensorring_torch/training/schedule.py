@@ -131,12 +131,10 @@ class Schedule:
         self._formats = formats if formats is None or isinstance(formats, str) else tuple(formats)
         self._calibration = calibration if calibration is None or isinstance(calibration, Tensor) else list(calibration)
         self._step: Step | None = None
-        self._taken, self._total, self.order = 0, steps or 0, tuple[str, ...]()
         planned = _finished(self._planned())
         self._rows = {layer.name: layer for layer in planned.report.layers if layer.form != "dense"}
-        if layers_at_once is not None:
-            self.order = self._ordered(order, planned.model)
-            self._total = -(-len(self.order) // layers_at_once)
+        self.order = self._ordered(order, planned.model) if layers_at_once is not None else ()
+        self._taken, self._total = 0, steps or -(-len(self.order) // (layers_at_once or 1))
 
     @property
     def model(self) -> nn.Module:
