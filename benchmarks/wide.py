@@ -88,8 +88,8 @@ def main() -> None:
         "fits the layers it has chosen. ‖E‖² = tr(Γ E S Eᵀ) with S the covariance of patches of smooth random "
         "fields behind a ReLU, in which neighbours are alike as in images. Errors are relative and in that norm, "
         "whichever the fit was in: that of the channels (S of a channel pair, its mean over the kernel's "
-        "entries), or of whole patches. Both begin at the same fit. Curves are fitted by channels from 1,152 "
-        "inputs on, cuts at the outputs beyond 2,304; final fits by whole patches up to 8,192.",
+        "entries), or of whole patches. Both begin at the same fit. Curves are fitted by channels beyond 1,152 "
+        "inputs, cuts at the outputs beyond 2,304; final fits by whole patches up to 8,192.",
         table(head, rows),
     ]))  # fmt: skip
 
