@@ -7,16 +7,16 @@ Six steps, each over what the one before left in the cache, so that a run that w
 once more to time the call, `latency` times all beside the dense one, `accuracy` looks at the test images, once a
 network, and `page` writes the table of all that is there: with `--fine-tune` of those that were trained on for so long,
 else of those that were not. Keep the machine free of other work for `seconds` and `latency`; `fit` and `tune` bear it.
+
+With `--record` what is known from earlier runs counts as done, on this machine or another, and `page` adds to it.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks import cifar_page, cifar_tuned_page, resnet
+from benchmarks import cifar_page, cifar_tuned_page, machine, resnet
+from benchmarks.cache import Cache
 from benchmarks.cifar_methods import METHODS
 from benchmarks.cifar_prune import narrowed
 from benchmarks.cifar_recipes import CLIP, FROM_DENSE, PUBLISHED_PACE, RATE, RECIPES, Start, agreeing
@@ -37,33 +38,6 @@ STEPS = ("fit", "tune", "seconds", "latency", "accuracy", "page")
 HELD_OUT = 1024
 
 
-@dataclass(frozen=True)
-class Cache:
-    """A folder with a file of figures and a file of weights for each network made."""
-
-    folder: Path
-
-    def figures(self, name: str) -> dict[str, Any] | None:
-        """What is known of a network; None where it was not made."""
-        path = self.folder / f"{name}.json"
-        found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        return found
-
-    def keep(self, name: str, figures: dict[str, Any]) -> None:
-        """In place of what was known."""
-        (self.folder / f"{name}.json").write_text(json.dumps(figures), encoding="utf-8")
-
-    def weights(self, name: str) -> Path:
-        """The file of the network itself."""
-        return self.folder / f"{name}.safetensors"
-
-    def all(self) -> list[tuple[str, dict[str, Any]]]:
-        """Names and figures of all networks."""
-        return [
-            (path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(self.folder.glob("*.json"))
-        ]
-
-
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
     """Training images to draw from, and those held out, augmented; always the same."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -72,21 +46,23 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fit(options: argparse.Namespace, cache: Cache) -> None:
-    """Makes the networks that are asked for and not there."""
+    """Makes the networks that are asked for and not known, and those that are to be trained on and not there."""
     rest, held_out = split(resnet.images(options.data, "train")[0])
     for network in options.network:
         dense = resnet.pretrained(options.data, network)
         expected = predicted(dense, held_out)
+        starts = {name for name, figures in _to_tune(options, network) if cache.figures(_tuned(figures)) is None}
         for figures in tqdm(list(_asked(options, network)), desc=network):
             name = _name(figures)
-            if cache.figures(name) is not None or figures["method"] in FROM_DENSE:
+            known, wanted = cache.figures(name), name in starts and not cache.weights(name).exists()
+            if figures["method"] in FROM_DENSE or (known is not None and not wanted):
                 continue
             model, figures["seconds"] = _made(figures, dense, rest)
             figures |= _counted(model, dense, rest[:1])
             got = predicted(model, held_out)
             figures |= {"divergence": divergence(expected, got), "agreement": agreement(expected, got)}
             tgt.save(cache.weights(name), model)
-            cache.keep(name, figures)
+            cache.keep(name, known or figures)
 
 
 def _made(figures: Mapping[str, Any], dense: nn.Module, rest: Tensor) -> tuple[nn.Module, float]:
@@ -118,7 +94,8 @@ def _asked(options: argparse.Namespace, network: str) -> Iterator[dict[str, Any]
                 first, once = seed == options.seeds[0], method in ("dense", "vbmf")
                 if (first or draws(method)) and (not once or (first and ratio == options.ratio[0])):
                     at = 1.0 if once else ratio
-                    yield {"network": network, "method": method, "ratio": at, "seed": seed, "images": options.images}
+                    what = {"network": network, "method": method, "ratio": at, "seed": seed}
+                    yield what | {"images": options.images, "cpu": machine.cpu_name()}
 
 
 def _name(figures: dict[str, Any]) -> str:
@@ -136,17 +113,15 @@ def tune(options: argparse.Namespace, cache: Cache) -> None:
     for network in options.network:
         dense = resnet.pretrained(options.data, network)
         for start, figures in _to_tune(options, network):
-            method = figures["method"]
-            pace = PUBLISHED_PACE if method == "ring" else {"lr": options.lr, "clip": options.clip or None}
-            name = f"{_name(figures)}-{options.fine_tune}-{pace['lr']:g}-{pace['clip'] or 0:g}"
-            missing = method not in FROM_DENSE and cache.figures(start) is None
+            method, name = figures["method"], _tuned(figures)
+            missing = method not in FROM_DENSE and not cache.weights(start).exists()
             if missing or cache.figures(name) is not None:
                 continue
             model = copy.deepcopy(dense) if method in FROM_DENSE else loaded(cache, start, dense)
             begun, recipe = time.perf_counter(), RECIPES.get(method, agreeing)
+            pace = {key: figures[key] for key in ("lr", "clip")}
             tuned = recipe(Start(dense, model, figures["ratio"], pace), data, options.fine_tune, figures["seed"], name)
-            seconds = time.perf_counter() - begun
-            figures |= {"epochs": options.fine_tune, "seconds": seconds, "stop": tuned.stop} | pace
+            figures |= {"seconds": time.perf_counter() - begun, "stop": tuned.stop}
             figures |= _counted(tuned.model, dense, data[0][:1])
             tgt.save(cache.weights(name), tuned.model)
             if any(not torch.equal(value, tuned.best[key]) for key, value in tuned.model.state_dict().items()):
@@ -156,11 +131,17 @@ def tune(options: argparse.Namespace, cache: Cache) -> None:
 
 
 def _to_tune(options: argparse.Namespace, network: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What each begins with: where no images were drawn for that, all seeds with the same network."""
-    for start in _asked(options, network):
-        if start["method"] != "dense":
-            for seed in [start["seed"]] if draws(start["method"]) else options.seeds:
-                yield _name(start), start | {"seed": seed}
+    """What each begins with, and how it goes on: where no images were drawn, all seeds with the same network."""
+    for start in _asked(options, network) if options.fine_tune else ():
+        method = start["method"]
+        pace = PUBLISHED_PACE if method == "ring" else {"lr": options.lr, "clip": options.clip or None}
+        if method != "dense":
+            for seed in [start["seed"]] if draws(method) else options.seeds:
+                yield _name(start), start | {"seed": seed, "epochs": options.fine_tune} | pace
+
+
+def _tuned(figures: Mapping[str, Any]) -> str:
+    return f"{_name(figures)}-{figures['epochs']}-{figures['lr']:g}-{figures['clip'] or 0:g}"
 
 
 def draws(method: str) -> bool:
@@ -175,17 +156,18 @@ def loaded(cache: Cache, name: str, dense: nn.Module) -> nn.Module:
 
 
 def measure(options: argparse.Namespace, cache: Cache, step: str) -> None:
-    """Latency (of one seed) or accuracy of each network in the cache that does not have it yet."""
+    """Latency (of one seed) or accuracy of each network in the folder that does not have it yet."""
     images, labels = resnet.images(options.data, "train" if step == "latency" else "test")
     for name, figures in tqdm(cache.all(), desc=step):
         untimed = step == "latency" and (figures["seed"] != options.seeds[0] or "epochs" in figures)
-        if untimed or ("right" if step == "accuracy" else step) in figures:
+        if untimed or step in figures or not cache.weights(name).exists():
             continue
         dense = resnet.pretrained(options.data, figures["network"])
         model = loaded(cache, name, dense)
         if step == "accuracy":
             right = resnet.told_right(model, images, labels)
-            figures |= {step: right.float().mean().item(), "test_images": len(labels), "right": right.int().tolist()}
+            told = "".join(map(str, right.int().tolist()))
+            figures |= {step: right.float().mean().item(), "test_images": len(labels), "right": told}
             if cache.weights(f"{name}-best").exists():
                 figures["accuracy_best"] = resnet.accuracy(loaded(cache, f"{name}-best", dense), images, labels)
         else:
@@ -204,6 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_sample.npz and the networks")
     parser.add_argument("--cache", type=Path, required=True, help="folder for networks and figures; it may exist")
+    parser.add_argument("--record", type=Path, help="file of the figures alone, of earlier runs and of this one")
     parser.add_argument("--network", nargs="+", choices=resnet.BLOCKS, default=["resnet20"])
     parser.add_argument("--method", nargs="+", choices=[*METHODS, *FROM_DENSE], default=list(METHODS))
     parser.add_argument("--ratio", nargs="+", type=float, default=[2.0, 3.0, 4.0, 6.5, 8.0])
@@ -218,7 +201,7 @@ def main() -> None:
     parser.add_argument("--write", default="", help="name of a page to write under docs/benchmarks")
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
-    cache = Cache(options.cache)
+    cache = Cache(options.cache, options.record)
     torch.manual_seed(0)
     if "fit" in options.only:
         fit(options, cache)
@@ -230,6 +213,7 @@ def main() -> None:
         if step in options.only:
             measure(options, cache, step)
     if "page" in options.only:
+        cache.write_record()
         rows = [figures for _, figures in cache.all()]
         text = cifar_tuned_page.page(rows, options.fine_tune) if options.fine_tune else cifar_page.page(rows)
         write(options.write, text)

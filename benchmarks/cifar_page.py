@@ -40,10 +40,10 @@ def _parts(rows: Sequence[Figures]) -> Iterator[str]:
         "is by how much more of them are told right than by the dense network, with the standard error of that."
     )
     yield (
-        "Seconds: one call on one thread, other work beside it (those for time: two threads), and quiet: one call on "
-        "two threads, nothing beside it. Latency: medians of ours and dense in turn, each in the way that it is "
-        "fastest in, with the channels last or not, batch norms folded or not, and of dense as it was given. Empty "
-        "where it was not measured."
+        "Seconds: one call, of the first seed, on one thread, other work beside it (those for time: two threads), and "
+        f"quiet: one call on two threads, nothing beside it; on {timed_on(rows)}. Latency: medians of ours and dense "
+        "in turn, each in the way that it is fastest in, with the channels last or not, batch norms folded or not, and "
+        "of dense as it was given. Empty where it was not measured."
     )
     yield machine.describe(("numpy", "torch", "tensorring"))
     for network, own in grouped(rows, "network"):
@@ -66,13 +66,24 @@ def grouped(rows: Sequence[Figures], key: str) -> list[tuple[Any, list[Figures]]
 
 
 def against_dense(seeds: Sequence[Figures], rows: Sequence[Figures]) -> str:
-    """Accuracy, mean over the seeds, less that of the dense network, with the standard error over the images."""
-    dense = next((row["right"] for row in rows if row["method"] == "dense" and "right" in row), None)
-    told = [row["right"] for row in seeds if "right" in row]
-    if dense is None or not told or seeds[0]["method"] == "dense":
+    """Accuracy, mean over the seeds, less that of the dense network, with the standard error over the images.
+
+    That is of the seeds of which each image is known; of none, the one that is known of the table they were read from.
+    """
+    dense = next((row for row in rows if row["method"] == "dense" and "accuracy" in row), None)
+    scores = [row["accuracy"] for row in seeds if "accuracy" in row]
+    if dense is None or not scores or seeds[0]["method"] == "dense":
         return ""
-    apart = [mean(each) - theirs for *each, theirs in zip(*told, dense, strict=True)]
-    return f"{100 * mean(apart):+.1f} ± {100 * stdev(apart) / math.sqrt(len(apart)):.1f}"
+    told = [[int(right) for right in row["right"]] for row in (*seeds, dense) if "right" in row]
+    apart = [mean(each) - theirs for *each, theirs in zip(*told, strict=True)] if len(told) > 1 else []
+    error = stdev(apart) / math.sqrt(len(apart)) if apart else seeds[0]["difference_error"]
+    return f"{100 * (mean(scores) - dense['accuracy']):+.1f} ± {100 * error:.1f}"
+
+
+def timed_on(rows: Sequence[Figures]) -> str:
+    """The processors of the first seed."""
+    first = min((row["seed"] for row in rows), default=0)
+    return " and ".join(sorted({row["cpu"] for row in rows if row["seed"] == first}))
 
 
 def line(seeds: Sequence[Figures], rows: Sequence[Figures]) -> tuple[str, ...]:
@@ -101,7 +112,7 @@ def line(seeds: Sequence[Figures], rows: Sequence[Figures]) -> tuple[str, ...]:
         f"{counted['divergence']:.4f}",
         f"{100 * counted['agreement']:.1f}",
         f"{len(seeds)}",
-        f"{mean(row['seconds'] for row in seeds):.0f}",
+        f"{first['seconds']:.0f}",
         next((f"{row['quiet']['seconds']:.0f}" for row in seeds if "quiet" in row), ""),
         *(f"{times[f'{who} {size}']:.{digits}f}" if times else "" for size, digits in ((1, 2), (32, 1))
           for who in ("ours", "dense", "given")),

@@ -1,6 +1,6 @@
 """The pictures of docs/benchmarks/cifar.md and cifar_tuned.md; need matplotlib.
 
-python -m benchmarks.cifar_plot --cache DIR [--fine-tune 15]
+python -m benchmarks.cifar_plot --cache DIR [--record FILE] [--fine-tune 15]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.cifar import Cache
+from benchmarks.cache import Cache
 from benchmarks.cifar_methods import METHODS
 from benchmarks.cifar_page import Figures, grouped, rows_of
 from benchmarks.cifar_recipes import FROM_DENSE, PUBLISHED_PACE, RATE
@@ -109,9 +109,10 @@ def main() -> None:
     """Reads the command line and draws a picture of each network in the cache."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="the folder that benchmarks.cifar filled")
+    parser.add_argument("--record", type=Path, help="file of its figures")
     parser.add_argument("--fine-tune", type=int, default=0, metavar="N", help="of networks trained on so long")
     options = parser.parse_args()
-    rows = [figures for _, figures in Cache(options.cache).all()]
+    rows = [figures for _, figures in Cache(options.cache, options.record).all()]
     IMAGES.mkdir(exist_ok=True)
     for network, own in grouped(rows, "network"):
         if options.fine_tune and any(row.get("epochs") == options.fine_tune for row in own):

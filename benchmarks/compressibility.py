@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 import tensorring as tg
 from benchmarks import compressibility_page, resnet
-from benchmarks.cifar import Cache, split
+from benchmarks.cache import Cache
+from benchmarks.cifar import split
 from benchmarks.cifar_methods import rebuilt
 from benchmarks.cifar_tuning import RECIPE
 from benchmarks.networks import agreement, augmented, divergence, parameters, predicted

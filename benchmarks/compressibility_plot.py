@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorring_torch as tgt
 
-from benchmarks.cifar import Cache
+from benchmarks.cache import Cache
 from benchmarks.cifar_plot import IMAGES
 from benchmarks.compressibility_page import LEAST, borne, stage_of
 

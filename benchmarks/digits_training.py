@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks import digits_training_page
-from benchmarks.cifar import Cache
+from benchmarks.cache import Cache
 from benchmarks.digits_training_networks import CHOICE, Settings, Study, studies
 from benchmarks.digits_training_ways import WAYS, Bench, Made, asked, tried
 from benchmarks.networks import parameters

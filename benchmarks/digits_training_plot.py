@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import digits_training_page
-from benchmarks.cifar import Cache
+from benchmarks.cache import Cache
 from benchmarks.cifar_plot import IMAGES
 from benchmarks.digits_training_page import SPECTRA, TITLES, at, percent, rows_of
 

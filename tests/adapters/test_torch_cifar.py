@@ -10,6 +10,7 @@ from torch import nn
 
 pytest.importorskip("tqdm")
 from benchmarks import cifar, cifar_page, machine, resnet
+from benchmarks.cache import Cache
 from benchmarks.cifar_methods import METHODS, block_convolutions
 from benchmarks.cifar_recipes import strongly_augmented
 from benchmarks.networks import agreement, augmented, divergence, latencies, multiply_adds, parameters, predicted
@@ -88,7 +89,7 @@ def test_uniform_means_the_same_share_of_each_kernel(name):
 def test_the_steps_go_on_where_they_were(data, monkeypatch, capsys):
     arguments = ["--method", "cp-plain", "cut", "--ratio", "1.5", "--seeds", "0", "1", "--images", "32"]
     run(monkeypatch, data, *arguments, "--only", "fit")
-    cache = cifar.Cache(data / "cache")
+    cache = Cache(data / "cache")
     names = {name for name, _ in cache.all()}
     assert names == {"resnet20-dense-1.0-0", "resnet20-cp-plain-1.5-0", "resnet20-cut-1.5-0", "resnet20-cut-1.5-1"}
     assert all("accuracy" not in figures and "latency" not in figures for _, figures in cache.all())
@@ -130,7 +131,7 @@ def test_networks_are_trained_on_and_kept(data, monkeypatch, capsys):
         "32",
     ]
     run(monkeypatch, data, *arguments, "--only", "fit")
-    cache = cifar.Cache(data / "cache")
+    cache = Cache(data / "cache")
     starts = dict(cache.all())
     run(monkeypatch, data, *arguments, "--fine-tune", "3", "--clip", "0", "--only", "tune", "accuracy", "latency")
     after = {name: figures for name, figures in cache.all() if name not in starts}
@@ -163,6 +164,26 @@ def test_networks_are_trained_on_and_kept(data, monkeypatch, capsys):
     assert "MUSCO" not in capsys.readouterr().out
 
 
+def test_a_record_stands_in_for_networks_that_are_gone(data, monkeypatch, capsys):
+    """Nothing in it is made again, but for what another seed begins with; and that keeps its figures."""
+    record, cache = data / "record.jsonl", Cache(data / "cache")
+    arguments = ["--method", "cp-plain", "--ratio", "1.5", "--images", "32", "--fine-tune", "1", "--clip", "0"]
+    steps = ["--record", str(record), "--only", "fit", "tune", "accuracy", "page"]
+    run(monkeypatch, data, *arguments, "--seeds", "0", *steps)
+    printed, known = capsys.readouterr().out, record.read_text()
+    for path in cache.folder.iterdir():
+        path.unlink()
+    run(monkeypatch, data, *arguments, "--seeds", "0", *steps)
+    assert capsys.readouterr().out.splitlines()[-3:] == printed.splitlines()[-3:]
+    assert not list(cache.folder.iterdir())
+    run(monkeypatch, data, *arguments, "--seeds", "0", "1", *steps)
+    made = {path.name for path in cache.folder.glob("*.safetensors")}
+    assert made == {"resnet20-cp-plain-1.5-0.safetensors", "resnet20-cp-plain-1.5-1-1-0.001-0.safetensors"}
+    assert set(known.splitlines()) < set(record.read_text().splitlines())
+    seeds = [line.split("|")[10].split(",") for line in capsys.readouterr().out.splitlines() if "plain CP" in line]
+    assert len(seeds[-1]) == 2
+
+
 def test_strong_augmentation_follows_the_seed_and_mixes():
     x = torch.zeros(64, 3, 8, 8)
     x[:, 0] = torch.arange(64.0).reshape(-1, 1, 1)
@@ -177,7 +198,7 @@ def test_strong_augmentation_follows_the_seed_and_mixes():
 
 def test_loaded_networks_are_those_that_were_made(data, monkeypatch):
     run(monkeypatch, data, "--method", "auto", "--ratio", "1.5", "--seeds", "0", "--images", "32", "--only", "fit")
-    cache = cifar.Cache(data / "cache")
+    cache = Cache(data / "cache")
     name = "resnet20-auto-1.5-0"
     again = cifar.tgt.load(cache.weights(name), network()).eval()
     figures = cache.figures(name)
@@ -201,17 +222,22 @@ def test_a_line_is_the_mean_of_its_seeds():
     rows = [
         {"network": "resnet20", "method": "auto", "ratio": 4.0, "seed": seed, "parameters": 50, "dense_parameters": 200,
          "multiply_adds": 10**6, "divergence": 0.1 * seed, "agreement": 0.9, "seconds": 10.0 * seed,
-         "accuracy": 0.9, "test_images": 100, "right": [seed % 2] * 20 + [1] * 80}
+         "accuracy": 0.9, "test_images": 100, "right": f"{seed % 2}" * 20 + "1" * 80}
         for seed in (1, 2)
     ]  # fmt: skip
-    dense = {"method": "dense", "right": [0] * 5 + [1] * 95}
+    dense = {"method": "dense", "right": "0" * 5 + "1" * 95, "accuracy": 0.95}
     cells = dict(zip(cifar_page.HEAD, cifar_page.line(rows, [dense]), strict=False))
     apart = np.array([0.5] * 5 + [-0.5] * 15 + [0.0] * 80)
     assert cells["vs dense"] == f"{100 * apart.mean():+.1f} ± {100 * apart.std(ddof=1) / 10:.1f}"
+    for row in rows:  # as read back from a table
+        del row["right"]
+        row["difference_error"] = 0.012
+    cells = dict(zip(cifar_page.HEAD, cifar_page.line(rows, [dense]), strict=False))
+    assert cells["vs dense"] == f"{100 * apart.mean():+.1f} ± 1.2"
     assert cells["ratio"] == "4.00"
     assert cells["accuracy, %"] == "90.0 ± 3.0"
     assert cells["KL"] == "0.1500"
-    assert cells["seconds"] == "15"
+    assert cells["seconds"] == "10", "of the first seed"
     assert cells["seeds"] == "2"
     assert cells["ms, batch 1"] == ""
 

@@ -11,7 +11,7 @@ import tensorring as tg
 
 pytest.importorskip("tqdm")
 from benchmarks import compressibility, compressibility_page, machine, resnet
-from benchmarks.cifar import Cache
+from benchmarks.cache import Cache
 from benchmarks.networks import parameters, predicted
 
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from torch import nn
 
 pytest.importorskip("tqdm")
 from benchmarks import digits_training, digits_training_page, digits_training_ways, machine, tables
-from benchmarks.cifar import Cache
+from benchmarks.cache import Cache
 from benchmarks.digits_training_networks import CHOICE, VALIDATION, Attention, studies
 from benchmarks.digits_training_ways import WAYS, Bench, asked, folded, merged, tried
 from benchmarks.networks import parameters
