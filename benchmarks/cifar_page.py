@@ -40,12 +40,12 @@ def _parts(rows: Sequence[Figures]) -> Iterator[str]:
         "is by how much more of them are told right than by the dense network, with the standard error of that."
     )
     yield (
-        "Seconds: one call, of the first seed, on one thread, other work beside it (those for time: two threads), and "
-        f"quiet: one call on two threads, nothing beside it; on {timed_on(rows)}. Latency: medians of ours and dense "
-        "in turn, each in the way that it is fastest in, with the channels last or not, batch norms folded or not, and "
-        "of dense as it was given. Empty where it was not measured."
+        "Seconds: one call on one thread, other work beside it (those for time: two threads), and quiet: one call on "
+        "two threads, nothing beside it. Latency: medians of ours and dense in turn, each in the way that it is "
+        "fastest in, with the channels last or not, batch norms folded or not, and of dense as it was given. Both of "
+        f"the first seed, on {timed_on(rows)}; empty where it was not measured."
     )
-    yield machine.describe(("numpy", "torch", "tensorring"))
+    yield f"Last written on: {machine.describe(('numpy', 'torch', 'tensorring'))}"
     for network, own in grouped(rows, "network"):
         yield f"## {network}"
         yield f"![Accuracy, and KL from the dense network, against the ratio](../images/cifar_{network}.svg)"

@@ -44,7 +44,7 @@ def _parts(rows: Sequence[Figures], epochs: int) -> Iterator[str]:
         "error of that. Seconds: of the epochs, of the first seed, on one thread, other work beside it, on "
         f"{timed_on([row for row in rows if row.get('epochs') == epochs])}."
     )
-    yield machine.describe(("numpy", "torch", "tensorring", "torch-pruning"))
+    yield f"Last written on: {machine.describe(('numpy', 'torch', 'tensorring', 'torch-pruning'))}"
     for network, own in grouped(rows, "network"):
         tuned = [row for row in own if row.get("epochs") == epochs]
         if tuned:
