@@ -45,6 +45,22 @@ def test_moments_are_those_of_numpy(seed, counts, sizes, dtype, mean):
     assert not around_zero.patch.any()
 
 
+@pytest.mark.parametrize("repeats", [20, 300, 2000])
+@pytest.mark.parametrize("kinds", [2, 9, 36])
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+def test_moments_of_rows_that_are_alike_are_definite(repeats, kinds, scale):
+    """Of equal images, say: rounding then has one direction, and there are fewer directions than inputs."""
+    for seed in range(5):
+        rows = 0.4 + scale * torch.randn(kinds, 54, generator=torch.Generator().manual_seed(seed))
+        u = rows.repeat(repeats, 1)
+        sums = Accumulator()
+        sums.add(u, u[:, :2])
+        found = sums.moments().covariance
+        exact = torch.cov(rows.double().T, correction=0)
+        assert not torch.linalg.cholesky_ex(found).info
+        assert float((found - exact).norm()) <= 1e-4 * float(exact.norm()) + 1e-7
+
+
 def test_of_wide_patches_only_the_variance_is_known(monkeypatch):
     monkeypatch.setattr(module, "WIDEST", 3)
     u, z = torch.randn(50, 4, dtype=torch.float64), torch.randn(50, 2, dtype=torch.float64)

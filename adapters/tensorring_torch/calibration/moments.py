@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Rows taken at once: sums of so many are right to this share of their norm in single precision.
-_ROWS, _ROUNDING = 1 << 13, 4e-7
+# Rows taken at once: sums of so many are mostly right to this share of their norm in single precision. Rows that are
+# alike round alike, and their errors add up instead of cancelling.
+_ROWS, _ROUNDING, _RAISES = 1 << 13, 4e-7, 10
 # Of wider patches only channels are told apart: 8,192² numbers are half a gigabyte, and their decomposition minutes.
 WIDEST = 8192
 
@@ -113,9 +114,14 @@ class Accumulator:
         return Moments(covariance, cross, patch, output, float(covariance.diagonal().mean()))
 
     def _definite(self, covariance: Tensor, mean: Tensor) -> Tensor:
-        """Rounding may have made it indefinite, by so much at most: of sums, and of inputs that hardly change."""
+        """With so much of the identity that it is definite, as rounding of sums and of means may have kept it from."""
         assert self._around is not None
         covariance = (covariance + covariance.mT) / 2
         least = torch.finfo(self._around.dtype).eps ** 2 * mean.square().mean()
-        covariance.diagonal().add_(_ROUNDING * covariance.norm() + least)
+        step = _ROUNDING * covariance.norm() + least
+        for _ in range(_RAISES):
+            covariance.diagonal().add_(step)
+            if not torch.linalg.cholesky_ex(covariance).info:
+                break
+            step *= 4
         return covariance
