@@ -210,7 +210,8 @@ def test_a_tensor_that_is_not_seen(method, gaussian):
 
 def test_other_libraries_give_what_numpy_gives(method, xp, dtype, gaussian):
     x, s = gaussian(SHAPE, dtype), moments(60, dtype)
-    few = {} if method.func is tg.cut_svd else {"max_sweeps": 15}
+    # Each sweep takes roundings further apart: after fifteen, single precision differed by 2e-4 on one processor.
+    few = {} if method.func is tg.cut_svd else {"max_sweeps": 4}
     one, other = (
         method(x, metric={(1, 2, 3): s}, **few),
         method(xp.asarray(x), metric={(1, 2, 3): xp.asarray(s)}, **few),
