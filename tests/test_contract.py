@@ -28,6 +28,9 @@ class Row:
     unique: bool = True  # else another library may end at another result, of the same size
     shapes: tuple[tuple[int, ...], ...] = SHAPES
     ndim: Any = field(default_factory=lambda: st.integers(1, 5))
+    # Options for comparing libraries in single precision: from the tenth sweep on CPs are extrapolated, by steps and
+    # at moments that rounding decides. A tensor changed in its last bit gives one 1e-7 apart before, and 1e-2 after.
+    single: dict[str, Any] = field(default_factory=dict)
 
 
 DECOMPOSITIONS = {
@@ -52,7 +55,10 @@ DECOMPOSITIONS = {
     "tr_als": Row(partial(tg.tr_als, max_sweeps=20, rng=0), spread=1e6),
     "tr_stable": Row(partial(tg.tr_stable, max_sweeps=20, rng=0), spread=1e9),
     "cp_als": Row(
-        lambda x, ranks=3, **options: tg.cp_als(x, rank=ranks, max_sweeps=12, rng=0, **options), keeps=False, spread=1e9
+        lambda x, ranks=3, max_sweeps=12, **options: tg.cp_als(x, rank=ranks, max_sweeps=max_sweeps, rng=0, **options),
+        keeps=False,
+        spread=1e9,
+        single={"max_sweeps": 8},
     ),
     "cp_stable": Row(
         partial(tg.cp_stable, rng=0),
@@ -92,8 +98,8 @@ def test_keeps_every_promise_on_hard_tensors(row, dtype):
 
 @pytest.mark.parametrize("options", [{"tol": 0.05}, {"tol": 1e-7}, {"tol": 0.3}])
 def test_other_libraries_give_what_numpy_gives(row, xp, dtype, options):
-    if dtype in ("float32", "complex64") and options["tol"] < 1e-5:
-        options = {"tol": 1e-3}
+    if dtype in ("float32", "complex64"):
+        options = {"tol": max(options["tol"], 1e-3), **row.single}
     if not row.keeps:
         options = {**options, "ranks": 3}
     for shape in row.shapes:

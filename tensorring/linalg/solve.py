@@ -56,15 +56,19 @@ def solve_unit_gram(
 
     Three routes: Cholesky; above the condition number `limit`, `least_squares()`, which solves from the matrix that Γ
     is the Gram matrix of and keeps the digits that Γ lost; without it, or where its answer is not finite, (Γ + νI)⁻¹·B
-    with a ridge ν of r·eps of the largest eigenvalue. Γ is in double precision, B in any; V comes in B's dtype.
+    with a ridge ν of r·eps of the largest eigenvalue. A component that is not there gets exactly zero: of the rounding
+    that it would get, the next solution with a unit diagonal would make a component. Γ is in double precision, B in
+    any; V comes in B's dtype.
     """
     name = dtype_name(right.dtype)
     solution, condition = cholesky_solve(gram, as_dtype(right, dtype_name(gram.dtype)))
     if condition > limit:
-        exact = least_squares() if least_squares is not None else None
-        if exact is not None and bool(namespace(exact).all(namespace(exact).isfinite(exact))):
-            return as_dtype(exact, name)
-        solution = _ridge(gram, as_dtype(right, dtype_name(gram.dtype)))
+        xp, exact = namespace(gram), least_squares() if least_squares is not None else None
+        if exact is not None and bool(xp.all(xp.isfinite(exact))):
+            solution = exact
+        else:
+            solution = _ridge(gram, as_dtype(right, dtype_name(gram.dtype)))
+        solution = xp.where((xp.linalg.diagonal(gram) == 0)[:, None], xp.zeros_like(solution), solution)
     return as_dtype(solution, name)
 
 

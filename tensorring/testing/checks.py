@@ -230,7 +230,8 @@ def check_backend(
     """Asserts that another library keeps the promises, and gives the error and the dense tensor that NumPy gives.
 
     The dense tensors agree to 1,000 eps, and to `spread` eps of double precision more: sweeps amplify rounding where a
-    fit is nearly not unique, which its error does not show.
+    fit is nearly not unique, which its error does not show. The errors agree to 1e-10 and 1,000 eps; two that are both
+    smaller than what the dense tensors may differ by are both rounding.
 
     Examples
     --------
@@ -244,9 +245,9 @@ def check_backend(
     check_result(to_backend(x), theirs, tol=options.get("tol"), caps=options.get("ranks"))
     a, b = to_host(ours.tensor.to_dense()), to_host(theirs.tensor.to_dense())
     assert ours.tensor.ranks == theirs.tensor.ranks, f"ranks {theirs.tensor.ranks}, on NumPy {ours.tensor.ranks}"
-    error = abs(ours.error - theirs.error)
-    assert error <= 1e-10 + 1000 * eps(dtype), f"errors {theirs.error}, on NumPy {ours.error}"
     # Subspaces move by rounding over the gap at the cut, which decaying spectra keep away from zero.
     difference = float(np.linalg.norm(a - b)) / float(np.linalg.norm(x))
     allowed = 1000 * eps(dtype) + spread * eps("float64")
+    alike = abs(ours.error - theirs.error) <= 1e-10 + 1000 * eps(dtype)
+    assert alike or max(ours.error, theirs.error) <= allowed, f"errors {theirs.error}, on NumPy {ours.error}"
     assert difference <= allowed, f"{shape} {dtype}: dense results differ by {difference}"

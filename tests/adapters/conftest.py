@@ -13,6 +13,14 @@ def pytest_report_header() -> str:
     return "" if HAS_TORCH else "torch is not installed: tests/adapters are left out"
 
 
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """Torch draws the same numbers in a test, whichever ran before it."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def few_options(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds, not minutes: fewer ranks and iterations than in earnest."""

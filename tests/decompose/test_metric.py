@@ -135,8 +135,10 @@ def test_the_identity_is_the_plain_norm(method, gaussian):
 def test_single_modes_are_a_change_of_variables(method, dtype, gaussian):
     x, s, gamma = gaussian(SHAPE, dtype), moments(5, dtype), moments(7, dtype, seed=1)
     y = np.einsum("ab,cd,bdef->acef", root(gamma), root(s), x)
-    result, plain = method(x, metric={1: s, (0,): gamma}), method(y)
-    assert result.error == pytest.approx(plain.error, rel=1e-5)
+    # Sweep for sweep the same; by hundreds of sweeps CPs may end in two valleys.
+    few = {} if method.func is tg.cut_svd else {"max_sweeps": 15}
+    result, plain = method(x, metric={1: s, (0,): gamma}, **few), method(y, **few)
+    assert result.error == pytest.approx(plain.error, rel=1e-9)
     assert result.error == pytest.approx(dense_error(x, result.tensor, {(1,): s, (0,): gamma}), rel=1e-9)
     assert tg.relative_error(x, result.tensor, metric={1: s, 0: gamma}) == pytest.approx(result.error, rel=1e-12)
 
@@ -210,8 +212,9 @@ def test_a_tensor_that_is_not_seen(method, gaussian):
 
 def test_other_libraries_give_what_numpy_gives(method, xp, dtype, gaussian):
     x, s = gaussian(SHAPE, dtype), moments(60, dtype)
-    # Each sweep takes roundings further apart: after fifteen, single precision differed by 2e-4 on one processor.
-    few = {} if method.func is tg.cut_svd else {"max_sweeps": 4}
+    # From the tenth sweep on CPs are extrapolated, which takes the roundings of single precision to 1e-3 and beyond.
+    sweeps = 8 if dtype in ("float32", "complex64") else 15
+    few = {} if method.func is tg.cut_svd else {"max_sweeps": sweeps}
     one, other = (
         method(x, metric={(1, 2, 3): s}, **few),
         method(xp.asarray(x), metric={(1, 2, 3): xp.asarray(s)}, **few),
