@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.cifar_methods import METHODS
-from benchmarks.tables import table
+from benchmarks.tables import percent, table
 
 Figures = Mapping[str, Any]
 HEAD = ("method", "asked", "ratio", "parameters", "multiply-adds", "accuracy, %", "vs dense", "KL",
@@ -95,10 +95,6 @@ def line(seeds: Sequence[Figures], rows: Sequence[Figures]) -> tuple[str, ...]:
     dense = first["dense_parameters"]
     ratio = dense / counted["parameters"]
     scores = [row["accuracy"] for row in seeds if "accuracy" in row]
-    accuracy = ""
-    if scores:
-        p = mean(scores)
-        accuracy = f"{100 * p:.1f} ± {100 * math.sqrt(p * (1 - p) / first['test_images']):.1f}"
     times = next((row["latency"] for row in seeds if "latency" in row), {})
     asked = first["method"] not in ("dense", "vbmf")
     return (
@@ -107,7 +103,7 @@ def line(seeds: Sequence[Figures], rows: Sequence[Figures]) -> tuple[str, ...]:
         f"{ratio:.2f}",
         f"{counted['parameters']:,.0f}",
         f"{counted['multiply_adds'] / 1e6:.1f}",
-        accuracy,
+        percent(mean(scores), first["test_images"]) if scores else "",
         against_dense(seeds, rows),
         f"{counted['divergence']:.4f}",
         f"{100 * counted['agreement']:.1f}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from statistics import mean
 
@@ -10,7 +9,7 @@ from benchmarks import machine
 from benchmarks.cifar_methods import METHODS
 from benchmarks.cifar_page import Figures, against_dense, grouped, timed_on
 from benchmarks.cifar_recipes import AGREE, FROM_DENSE, PUBLISHED, RECIPES, published
-from benchmarks.tables import table
+from benchmarks.tables import percent, table
 
 HEAD = ("method", "asked", "ratio", "parameters", "multiply-adds", "before, %", "last epoch, %", "vs dense",
         "best epoch, %", "of the seeds", "lr", "clip", "seconds")  # fmt: skip
@@ -68,7 +67,7 @@ def _dense(rows: Sequence[Figures]) -> Iterator[tuple[str, ...]]:
     for row in rows:
         if row["method"] == "dense":
             counts = f"{row['parameters']:,.0f}", f"{row['multiply_adds'] / 1e6:.1f}"
-            yield ("dense", "", "1.00", *counts, _accuracy([row], "accuracy"), "", "", "", "", "", "", "")
+            yield ("dense", "", "1.00", *counts, _accuracy([row]), "", "", "", "", "", "", "")
 
 
 def line(seeds: Sequence[Figures], rows: Sequence[Figures]) -> tuple[str, ...]:
@@ -82,10 +81,10 @@ def line(seeds: Sequence[Figures], rows: Sequence[Figures]) -> tuple[str, ...]:
         f"{first['dense_parameters'] / counts['parameters']:.2f}",
         f"{counts['parameters']:,.0f}",
         f"{counts['multiply_adds'] / 1e6:.1f}",
-        _accuracy(alike, "accuracy"),
-        _accuracy(seeds, "accuracy"),
+        _accuracy(alike),
+        _accuracy(seeds),
         against_dense(seeds, rows),
-        _accuracy(_at_their_best(seeds), "accuracy"),
+        _accuracy(_at_their_best(seeds)),
         ", ".join(f"{100 * row['accuracy']:.1f}" for row in seeds if "accuracy" in row),
         f"{first['lr']:g}",
         f"{first['clip'] or '–'}",
@@ -100,10 +99,7 @@ def _at_their_best(seeds: Sequence[Figures]) -> list[Figures]:
     return [row | {"accuracy": row.get("accuracy_best", row["accuracy"])} for row in seeds if "accuracy" in row]
 
 
-def _accuracy(rows: Sequence[Figures], key: str) -> str:
+def _accuracy(rows: Sequence[Figures]) -> str:
     """A mean with its standard error; empty where nothing was measured."""
-    scores = [row[key] for row in rows if key in row]
-    if not scores:
-        return ""
-    p = mean(scores)
-    return f"{100 * p:.1f} ± {100 * math.sqrt(p * (1 - p) / rows[0]['test_images']):.1f}"
+    scores = [row["accuracy"] for row in rows if "accuracy" in row]
+    return percent(mean(scores), rows[0]["test_images"]) if scores else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from statistics import mean
@@ -12,7 +11,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks import machine
-from benchmarks.tables import table
+from benchmarks.tables import percent, table
 
 Figures = Mapping[str, Any]
 LEAST = 0.99
@@ -130,7 +129,7 @@ def _findings(figures: Figures) -> str:
 
 
 def _line(row: Figures, figures: Figures) -> tuple[str, ...]:
-    dense, p = figures["rows"][0]["parameters"], row["accuracy"]
+    dense = figures["rows"][0]["parameters"]
     return (
         "dense" if row["least"] is None else f"{row['least']:.0%}",
         str(row["epochs"]),
@@ -139,5 +138,5 @@ def _line(row: Figures, figures: Figures) -> tuple[str, ...]:
         f"{dense / row['parameters']:.2f}",
         f"{100 * row['agreement']:.1f}" if "agreement" in row else "",
         f"{row['divergence']:.4f}" if "divergence" in row else "",
-        f"{100 * p:.1f} ± {100 * math.sqrt(p * (1 - p) / figures['test_images']):.1f}",
+        percent(row["accuracy"], figures["test_images"]),
     )

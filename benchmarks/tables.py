@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def percent(share: float, of: int) -> str:
+    """A share of so many draws in percent, with the standard error that so few leave."""
+    return f"{100 * share:.1f} ± {100 * math.sqrt(share * (1 - share) / of):.1f}"
 
 
 def write(name: str, text: str) -> None:

@@ -57,6 +57,24 @@ def test_deficient_systems_give_a_least_squares_solution(xp, gaussian) -> None:
         assert np.linalg.norm(k @ got - b) <= best * (1 + 1e-7)
 
 
+@pytest.mark.parametrize("route", ["ridge", "least squares"])
+def test_what_is_not_there_gets_exactly_nothing(route, dtype, xp, gaussian) -> None:
+    """Of rounding in it the next fit, which scales components to one, would make a component of its own."""
+    k, b, _, _ = problem(gaussian, dtype)
+    k[:, 1] = k[:, 4] = 0.0
+    wide = "complex128" if "complex" in dtype else "float64"
+    gram, right = k.conj().T.astype(wide) @ k.astype(wide), k.conj().T @ b
+    noisy = gaussian((6, 5), dtype) * np.array(1e-17, dtype)
+
+    def exact():
+        return least_squares(xp.asarray(k), xp.asarray(b)) + xp.asarray(noisy)
+
+    got = xp.to_numpy(solve_gram(xp.asarray(gram), xp.asarray(right), exact if route == "least squares" else None))
+    assert not got[[1, 4]].any()
+    expected = np.linalg.lstsq(k, b, rcond=None)[0]
+    np.testing.assert_allclose(got, expected, atol=1e4 * np.finfo(dtype).eps)
+
+
 @given(
     rank=st.integers(1, 8),
     zeros=st.integers(0, 8),
