@@ -296,7 +296,10 @@ def test_a_callback_ends_the_run_with_the_best(options) -> None:
             assert result.error <= options["tol"]
             assert result.tensor.parameter_count <= tg.tr_reduced_storage(x, **options).tensor.parameter_count
         else:
-            assert result.error == pytest.approx(min(error for _, error in seen), rel=1e-6)
+            least = min(error for _, error in seen)
+            assert result.error <= least * (1 + 1e-6)
+            # Of several starts another one may have been in the middle of a sweep, which counts and is not told.
+            assert "n_starts" in options or result.error >= least * (1 - 1e-6)
 
 
 @pytest.mark.parametrize("kind", ["ring", "train"])
