@@ -87,14 +87,14 @@ def time_calls(options: argparse.Namespace, cache: Cache) -> None:
 
 
 def _asked(options: argparse.Namespace, network: str) -> Iterator[dict[str, Any]]:
-    """The dense network first; what depends on no images is made with one seed, VBMF and the dense one once."""
+    """The dense network first. What depends on no images is made as seed 0, and VBMF and the dense one at one ratio."""
     for seed in options.seeds:
         for ratio in options.ratio:
             for method in dict.fromkeys(("dense", *options.method)):
                 first, once = seed == options.seeds[0], method in ("dense", "vbmf")
                 if (first or draws(method)) and (not once or (first and ratio == options.ratio[0])):
                     at = 1.0 if once else ratio
-                    what = {"network": network, "method": method, "ratio": at, "seed": seed}
+                    what = {"network": network, "method": method, "ratio": at, "seed": seed if draws(method) else 0}
                     yield what | {"images": options.images, "cpu": machine.cpu_name()}
 
 
