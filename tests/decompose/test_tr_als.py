@@ -18,6 +18,7 @@ from tensorring.decompose.iterative._chain.ring_sweep import ring_sweep, subchai
 from tensorring.linalg import error_floor
 from tensorring.testing import check_result, tensors, tolerances
 from tensorring.testing.checks import check_backend
+from tensorring.testing.samples import VALUES
 
 RINGS = [((9, 8), (2, 2)), ((6, 7, 8), (3, 2, 2)), ((5, 6, 4, 3), (2, 3, 2, 2)), ((4, 1, 3, 4, 3), (2, 2, 2, 1, 3))]
 LETTERS, BONDS = "ijklm", "abcde"
@@ -269,6 +270,14 @@ def test_small_cases(shape, options, gaussian) -> None:
     assert tg.tr_als(x, **options).error < 1e-14
     zero = tg.tr_als(np.zeros(shape), **options)
     assert (zero.error, set(zero.tensor.ranks), zero.converged) == (0.0, {1}, True)
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_caps_beyond_all_use_are_no_worse_than_the_direct_ring(kind, dtype) -> None:
+    """Of low rank or sparse, the direct ring may split where no such ring can, and cutting that off begins anywhere."""
+    x = VALUES[kind]((2, 3, 2, 3, 2), "complex" in dtype, np.random.default_rng(0)).astype(dtype)
+    for caps in (1000, (1000, 1, 1000, 1000, 1000)):
+        assert tg.tr_als(x, ranks=caps).error <= tg.tr_svd(x, ranks=caps).error + 1e3 * eps(dtype)
 
 
 @pytest.mark.parametrize("options", [{"ranks": (2, 2, 2)}, {"ranks": 2, "n_starts": 4, "rng": 0}, {"tol": 0.3}])

@@ -67,7 +67,9 @@ def ring_starts(problem: Problem, init: Any, caps: Caps, count: int, rng: Any) -
     if not isinstance(init, str):
         ranks, named = init.ranks, partial(chain_of, init, problem)
     elif init == "svd" or None in caps:
-        direct = tr_svd(problem.x, ranks=caps, tol=problem.tol).tensor
+        # Caps that no ring of this shape can use would let it split elsewhere, and be cut off.
+        lowered = caps if None in caps else feasible_ranks(problem.shape, [cap or 1 for cap in caps])
+        direct = tr_svd(problem.x, ranks=lowered, tol=problem.tol).tensor
         wanted = [rank if cap is None else cap for cap, rank in zip(caps, direct.ranks, strict=True)]
         ranks = feasible_ranks(problem.shape, wanted)
         named = partial(fitted_to, direct.cores, ranks)
