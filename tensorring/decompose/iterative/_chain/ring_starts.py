@@ -64,17 +64,17 @@ def chain_of(init: LowRankTensor, problem: Problem) -> Cores:
 def ring_starts(problem: Problem, init: Any, caps: Caps, count: int, rng: Any) -> Iterator[Callable[[], Cores]]:
     """So many starts, each to be called where it is used; the first is the one that was named."""
     generators = np.random.default_rng(rng).spawn(count)
+    # Before the direct ring is split: caps that no ring can use would let it split elsewhere, and be cut off.
+    known = None if None in caps else feasible_ranks(problem.shape, [cap or 1 for cap in caps])
     if not isinstance(init, str):
         ranks, named = init.ranks, partial(chain_of, init, problem)
-    elif init == "svd" or None in caps:
-        # Caps that no ring of this shape can use would let it split elsewhere, and be cut off.
-        lowered = caps if None in caps else feasible_ranks(problem.shape, [cap or 1 for cap in caps])
-        direct = tr_svd(problem.x, ranks=lowered, tol=problem.tol).tensor
-        wanted = [rank if cap is None else cap for cap, rank in zip(caps, direct.ranks, strict=True)]
+    elif init == "svd" or known is None:
+        direct = tr_svd(problem.x, ranks=known or caps, tol=problem.tol).tensor
+        wanted = [rank if cap is None else cap for cap, rank in zip(known or caps, direct.ranks, strict=True)]
         ranks = feasible_ranks(problem.shape, wanted)
         named = partial(fitted_to, direct.cores, ranks)
     else:
-        ranks = feasible_ranks(problem.shape, [cap or 1 for cap in caps])
+        ranks = known
     for k, generator in enumerate(generators):
         if k > 0 or init == "random":
             yield partial(random_ring, problem.x, ranks, generator)
