@@ -80,7 +80,7 @@ def time_calls(options: argparse.Namespace, cache: Cache) -> None:
         dense = resnet.pretrained(options.data, network)
         for asked in tqdm(list(_asked(options, network)), desc=f"{network}, seconds"):
             name, made = _name(asked), asked["method"] not in ("dense", *FROM_DENSE)
-            figures = cache.figures(name) if made and asked["seed"] == options.seeds[0] else None
+            figures = cache.figures(name) if made and _is_timed(asked, options) else None
             if figures is not None and "quiet" not in figures:
                 figures["quiet"] = {"seconds": _made(figures, dense, rest)[1], "threads": torch.get_num_threads()}
                 cache.keep(name, figures)
@@ -159,7 +159,7 @@ def measure(options: argparse.Namespace, cache: Cache, step: str) -> None:
     """Latency (of one seed) or accuracy of each network in the folder that does not have it yet."""
     images, labels = resnet.images(options.data, "train" if step == "latency" else "test")
     for name, figures in tqdm(cache.all(), desc=step):
-        untimed = step == "latency" and (figures["seed"] != options.seeds[0] or "epochs" in figures)
+        untimed = step == "latency" and ("epochs" in figures or not _is_timed(figures, options))
         if untimed or step in figures or not cache.weights(name).exists():
             continue
         dense = resnet.pretrained(options.data, figures["network"])
@@ -173,6 +173,11 @@ def measure(options: argparse.Namespace, cache: Cache, step: str) -> None:
         else:
             figures[step] = _beside(model, dense, images) | {"threads": torch.get_num_threads()}
         cache.keep(name, figures)
+
+
+def _is_timed(figures: Mapping[str, Any], options: argparse.Namespace) -> bool:
+    """Of each method and ratio one network is, that of the first seed asked for."""
+    return bool(figures["seed"] == (options.seeds[0] if draws(figures["method"]) else 0))
 
 
 def _beside(model: nn.Module, dense: nn.Module, x: Tensor) -> dict[str, float]:
